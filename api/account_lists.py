@@ -8,7 +8,7 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import Field
@@ -20,12 +20,12 @@ from creditfold.api.at_least import AtLeast, Reader, reading
 from creditfold.api.parameters import PAGE, Account, Cursor, Limit, cursor_of, place_of
 from creditfold.api.past import AsOf, then_of
 from creditfold.api.problems import ProblemError, responses
-from creditfold.api.routes import Route
+from creditfold.api.routes import Route, Routes
 from creditfold.api.service import service_of
 from creditfold.projections import queries
 from creditfold.projections.queries import Listing
 
-router = APIRouter(tags=["accounts"], route_class=Route)
+router = Routes(tags=["accounts"], route_class=Route)
 
 _NEXT = "The cursor of the next page; None after the last."
 

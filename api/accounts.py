@@ -6,7 +6,7 @@ Reads through `projections.queries`, each answer in one snapshot. Knows no SQL a
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Header, Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import Field
@@ -18,12 +18,12 @@ from creditfold.api.at_least import AtLeast, Reader, reading, reading_now
 from creditfold.api.parameters import MOST_PAGE, Account
 from creditfold.api.past import AsOf, refuse_as_of, then_of
 from creditfold.api.problems import ProblemError, responses
-from creditfold.api.routes import Route
+from creditfold.api.routes import Route, Routes
 from creditfold.api.service import Reading, service_of
 from creditfold.projections import queries
 from creditfold.projections.queries import BalanceNow, UsableBalance
 
-router = APIRouter(tags=["accounts"], route_class=Route)
+router = Routes(tags=["accounts"], route_class=Route)
 
 
 class AccountAnswer(Answer):

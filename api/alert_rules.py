@@ -4,7 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +14,7 @@ from creditfold.api.answers import Answer
 from creditfold.api.body import model_of
 from creditfold.api.keys import Reason, actor_of
 from creditfold.api.problems import ProblemError, maybe_made, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.api.webhooks import ReasonQuery, WebhookManager
 from creditfold.ledger.limits import MAX_ACCOUNT, MAX_ASSET, MAX_BALANCE
@@ -27,7 +28,7 @@ from creditfold.projections.delivery.rules import (
     delete_rule,
 )
 
-router = APIRouter(tags=["webhooks"])
+router = Routes(tags=["webhooks"])
 
 _FRESH = {"Cache-Control": "no-store"}
 RuleId = Annotated[str, Path(description="The rule's id.", pattern="^[0-9A-Za-z_]{1,64}$")]

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from creditfold.api import (
@@ -38,7 +38,6 @@ from creditfold.api import (
 )
 from creditfold.api.entry import Entry
 from creditfold.api.metrics import Metrics
-from creditfold.api.requests import checked
 from creditfold.api.routes import Direct
 from creditfold.api.service import Service
 from creditfold.common.settings import Settings, load_settings
@@ -113,7 +112,6 @@ def create_app(
         servers=[{"url": "/", "description": "The door that serves this document."}],
         openapi_tags=[{"name": name, "description": what} for name, what in openapi.TAGS.items()],
         lifespan=lifespan,
-        dependencies=[Depends(checked)],
         # A redirect would go to wherever the header Host says, and take the key along.
         redirect_slashes=False,
         docs_url=None,
@@ -122,7 +120,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     for module in _MODULES:
-        app.include_router(module.router)
+        module.router.add_to(app)
     app.state.metrics = measured
     if install is not None:
         install(app)

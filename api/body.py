@@ -116,7 +116,10 @@ def parse_object(raw: bytes, what: str, *, with_null: bool = False) -> dict[str,
 
 
 def depth_of(text: str) -> int:
-    """How many brackets are open at once at most, those in strings counted too: never less than the depth."""
+    """How many brackets are open at once at most, those in strings counted too: never less than the depth.
+
+    Counts no further than one beyond MOST_DEPTH, however much is left of a text that somebody sends to keep us busy.
+    """
     depth = most = 0
     if text.count("{") + text.count("[") <= MOST_DEPTH:
         return 0
@@ -124,6 +127,8 @@ def depth_of(text: str) -> int:
         if character in "{[":
             depth += 1
             most = max(most, depth)
+            if most > MOST_DEPTH:
+                break
         elif character in "}]":
             depth -= 1
     return most

@@ -4,7 +4,7 @@ from datetime import datetime
 from threading import Lock
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import Field
@@ -14,11 +14,12 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.parameters import MOST_CURSOR, Asset, Instant, positions_of
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.projections import queries
 from creditfold.projections.proof.trial_balance import TrialBalance, trial_balance
 
-router = APIRouter(tags=["statements"])
+router = Routes(tags=["statements"])
 
 Reader = Annotated[Caller, needs("read:statement")]
 #: Seconds after which to try again where a proof is under way.

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Annotated, Any, NamedTuple
 
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from creditfold.api import answers
@@ -23,6 +23,7 @@ from creditfold.api.append import STATUS, Prefer, Preference, dead_letter_proble
 from creditfold.api.body import line_blocks, parse_object, refuse_other_types
 from creditfold.api.commands import stamped_command
 from creditfold.api.problems import ProblemError, as_json, document, of_error, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import Service, service_of
 from creditfold.api.streams import Stream
 from creditfold.common.errors import CreditfoldError
@@ -32,7 +33,7 @@ from creditfold.producers.import_commands import FastPath, JsonLines, ids_of
 from creditfold.producers.models.commands import Encoded
 from creditfold.schemas.outcome import Appended, CommandOutcome, OutcomeKind
 
-router = APIRouter(tags=["commands"])
+router = Routes(tags=["commands"])
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/x-ndjson"

@@ -7,7 +7,7 @@ import asyncio
 import time
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 
@@ -17,7 +17,7 @@ from creditfold.api.answers import AcceptedAnswer, OutcomeAnswer
 from creditfold.api.append import MOST_WAIT_S, dead_letter_problem, first_use
 from creditfold.api.parameters import Account
 from creditfold.api.problems import RETRY_S, ProblemError, responses
-from creditfold.api.routes import Route
+from creditfold.api.routes import Route, Routes
 from creditfold.api.service import Reading, Service, service_of
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Position
@@ -26,7 +26,7 @@ from creditfold.projections import queries
 from creditfold.schemas.dead_letters import DeadLetterReason
 from creditfold.schemas.outcome import Appended, CommandOutcome, Decision, OutcomeKind
 
-router = APIRouter(tags=["commands"], route_class=Route)
+router = Routes(tags=["commands"], route_class=Route)
 
 #: Seconds between two look-ups of a command that is waited for by its id.
 AGAIN_S = 0.1

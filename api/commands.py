@@ -5,7 +5,7 @@ Owns how a request becomes a command. What is valid is the producers' to say, wh
 
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Header, Query, Request
 from fastapi.responses import Response
 from pydantic import BeforeValidator
 
@@ -17,13 +17,13 @@ from creditfold.api.manual import Why, append_by_hand
 from creditfold.api.parameters import Account, as_utf8
 from creditfold.api.preview import PreviewAnswer, preview_of
 from creditfold.api.problems import CONTENT, ProblemError, only_reads, responses
-from creditfold.api.routes import Route
+from creditfold.api.routes import Route, Routes
 from creditfold.api.service import service_of
 from creditfold.producers import parse_command
 from creditfold.producers.models.commands import MODELS, Command
 from creditfold.projections.access.scopes import MANUAL
 
-router = APIRouter(tags=["commands"], route_class=Route)
+router = Routes(tags=["commands"], route_class=Route)
 
 #: The last part of a route by the kind of its command.
 ROUTES = {

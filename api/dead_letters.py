@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -31,6 +31,7 @@ from creditfold.api.letters import (
 )
 from creditfold.api.parameters import PAGE, BodyInstant, Cursor, Limit, Since, Until
 from creditfold.api.problems import RETRY_S, ProblemError, only_reads, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import Reading, Service, service_of
 from creditfold.common.position import MAX_PARTITION, Position
 from creditfold.ledger.limits import MAX_ACCOUNT
@@ -46,7 +47,7 @@ from creditfold.projections.queries.decisions import NewDecision, RedriveUnderWa
 from creditfold.projections.queries.progress import Standing
 from creditfold.schemas.dead_letters import DeadLetterReason
 
-router = APIRouter(tags=["operation"])
+router = Routes(tags=["operation"])
 
 Operator = Annotated[Caller, needs("operate:dead-letters", everywhere=True)]
 Preview = Annotated[bool, Query(description="Show what would be done, and do nothing.")]

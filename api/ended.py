@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import Field
@@ -15,12 +15,13 @@ from creditfold.api.answers import Answer
 from creditfold.api.at_least import AtLeast, reading
 from creditfold.api.parameters import PAGE, Account, Cursor, Limit, Since, Until, cursor_of, place_of, refuse_empty_time
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.common.instants import EPOCH, MAX_INSTANT, MILLISECOND, milliseconds_of
 from creditfold.projections import queries
 from creditfold.projections.queries import Ended, EndedPlace
 
-router = APIRouter(tags=["statements"])
+router = Routes(tags=["statements"])
 
 Reader = Annotated[Caller, needs("read:statement")]
 

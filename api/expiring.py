@@ -3,7 +3,7 @@
 from datetime import date, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
@@ -13,11 +13,12 @@ from creditfold.api.answers import Answer
 from creditfold.api.at_least import AtLeast, Reader, reading
 from creditfold.api.parameters import Accept, Account, TableForm, Until, table_form_of
 from creditfold.api.problems import responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.common.instants import duration_of
 from creditfold.projections import queries
 
-router = APIRouter(tags=["statements"])
+router = Routes(tags=["statements"])
 
 
 Within = Annotated[

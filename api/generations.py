@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import Field
@@ -21,6 +21,7 @@ from creditfold.api.keys import actor_of
 from creditfold.api.operations import BEGUN, ActionBody, OperationAnswer, WhyQuery, begin, refused
 from creditfold.api.parameters import BodyInstant
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.common.documents import as_json
 from creditfold.common.instants import EPOCH, milliseconds_of
@@ -41,7 +42,7 @@ from creditfold.projections.generations.catalog import (
 )
 from creditfold.projections.generations.removal import drop, leftovers
 
-router = APIRouter(tags=["operation"])
+router = Routes(tags=["operation"])
 
 #: PostgreSQL's largest integer.
 MOST_NUMBER = 2**31 - 1

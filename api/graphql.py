@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi import Depends, Header, Query, Request
 from fastapi.responses import Response
 from graphql import (
     DocumentNode,
@@ -37,6 +37,7 @@ from creditfold.api.graphql_schema import SCHEMA
 from creditfold.api.log_record import record_of
 from creditfold.api.parameters import MOST_CURSOR, positions_of
 from creditfold.api.problems import ProblemError, of_error, only_reads, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import QUERY_S, Reading, service_of
 from creditfold.common.position import Position
 from creditfold.projections import queries
@@ -44,7 +45,7 @@ from creditfold.projections.access.scopes import SCOPES
 from creditfold.projections.connections import snapshot
 from creditfold.projections.queries.progress import Standing, standing_of
 
-router = APIRouter(tags=["graphql"])
+router = Routes(tags=["graphql"])
 
 #: The form of the answer where the client accepts it; JSON as such else.
 MEDIA_TYPE = "application/graphql-response+json"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import Field
@@ -14,10 +14,11 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.parameters import Accept, Asset, Since, TableForm, Until, refuse_empty_time, table_form_of
 from creditfold.api.problems import responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.projections import queries
 
-router = APIRouter(tags=["statements"])
+router = Routes(tags=["statements"])
 
 #: Rows of an answer at most.
 MOST_ROWS = 10_000

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
@@ -26,13 +26,14 @@ from creditfold.api.parameters import (
     refuse_empty_time,
 )
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.common.instants import EPOCH, MAX_INSTANT, MILLISECOND
 from creditfold.projections import queries
 from creditfold.projections.queries import JournalPlace
 from creditfold.schemas.outcome import Decision
 
-router = APIRouter(tags=["statements"])
+router = Routes(tags=["statements"])
 
 Begin = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +19,7 @@ from creditfold.api.answers import Answer
 from creditfold.api.body import model_of
 from creditfold.api.parameters import PAGE, BodyInstant, Cursor, Limit, cursor_of, place_of
 from creditfold.api.problems import ProblemError, maybe_made, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.ledger.limits import MAX_ACCOUNT, MAX_AMOUNT, MAX_ASSET, MAX_REASON, MAX_SOURCE
 from creditfold.projections.access.audit import Actor, audit_lines
@@ -39,7 +40,7 @@ from creditfold.projections.access.keys import (
 )
 from creditfold.projections.access.scopes import refuse_unknown
 
-router = APIRouter(tags=["access"])
+router = Routes(tags=["access"])
 
 #: What an answer with a key's text says to whatever stands between.
 _ONCE = {"Cache-Control": "no-store"}

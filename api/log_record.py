@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from fastapi.responses import Response
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.letters import BytesAnswer, HeaderAnswer, bytes_of, fields_of, headers_of, is_personal_to
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.common.instants import EPOCH, MAX_INSTANT
 from creditfold.common.position import MAX_OFFSET, Position
@@ -21,7 +22,7 @@ from creditfold.log.lookup import NoSuchRecordError, record_at
 from creditfold.log.record import LogRecord
 from creditfold.schemas.wire import HEADER, MAGIC, DecodeError, decode
 
-router = APIRouter(tags=["operation"])
+router = Routes(tags=["operation"])
 
 Partition = Annotated[int, Path(description="Of the log.", ge=0, le=2**31 - 1)]
 Offset = Annotated[int, Path(description="In the partition.", ge=0, le=MAX_OFFSET)]

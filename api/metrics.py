@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 from prometheus_client import (
     CollectorRegistry,
@@ -27,8 +27,9 @@ from starlette.types import Scope
 
 from creditfold.api.access import Caller, needs
 from creditfold.api.problems import ProblemError, answer, responses
+from creditfold.api.routes import Routes
 
-router = APIRouter(tags=["operation"])
+router = Routes(tags=["operation"])
 
 #: The label of every path that no route has, and of what is refused before a route is looked for.
 NO_ROUTE = "none"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
@@ -12,10 +12,11 @@ from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.answers import Answer
 from creditfold.api.problems import CONTENT, ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.projections import queries
 
-router = APIRouter(tags=["operation"])
+router = Routes(tags=["operation"])
 
 #: Of a route that needs no key.
 PUBLIC: dict[str, Any] = {"security": []}

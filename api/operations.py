@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -20,6 +20,7 @@ from creditfold.api.body import model_of
 from creditfold.api.keys import actor_of
 from creditfold.api.parameters import PAGE, Cursor, Limit, cursor_of, place_of
 from creditfold.api.problems import RETRY_S, ProblemError, maybe_made, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.ledger.limits import MAX_REASON, is_note
 from creditfold.processors.operations import ACTIVATE, DIFF, REBUILD, VERIFY, start_process
@@ -38,7 +39,7 @@ from creditfold.projections.access.operations import (
 )
 from creditfold.projections.generations.catalog import GenerationError, NoGenerationError
 
-router = APIRouter(tags=["operation"])
+router = Routes(tags=["operation"])
 
 #: What opens the operations of a kind.
 SCOPES = {REBUILD: "operate:generations", VERIFY: "operate:generations", ACTIVATE: "operate:generations"}

@@ -8,19 +8,20 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import Header, Query, Request
 
 from creditfold.api import answers
 from creditfold.api.access import Caller, needs
 from creditfold.api.feed import FeedReader
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import Service, service_of
 from creditfold.api.streams import Stream
 from creditfold.common.position import Position
 from creditfold.projections.queries.feed import PlacedDecision
 from creditfold.projections.queries.windows import Place
 
-router = APIRouter(tags=["outcomes"])
+router = Routes(tags=["outcomes"])
 
 #: Seconds after which a silent stream says that it is there, and its key is looked at again.
 HEARTBEAT_S = 10.0

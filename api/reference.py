@@ -8,13 +8,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import Header
 from fastapi.responses import Response
 
 from creditfold.api.answers import is_known, tag_of
 from creditfold.api.problems import ProblemError
+from creditfold.api.routes import Routes
 
-router = APIRouter(include_in_schema=False)
+router = Routes(include_in_schema=False)
 
 #: The media types of the files that are served, by name.
 FILES = {

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import Field
@@ -16,6 +16,7 @@ from creditfold.api.body import model_of
 from creditfold.api.generations import DIFFERENCES, Differences
 from creditfold.api.operations import BEGUN, ActionBody, OperationAnswer, begin
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.common.position import Position
 from creditfold.ledger import known_rules
@@ -23,7 +24,7 @@ from creditfold.processors.operations import DIFF
 from creditfold.projections import queries
 from creditfold.projections.generations.catalog import live_number
 
-router = APIRouter(tags=["operation"])
+router = Routes(tags=["operation"])
 
 Operator = Annotated[Caller, needs("operate:rules", everywhere=True)]
 

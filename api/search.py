@@ -10,7 +10,7 @@ from datetime import datetime
 from hashlib import blake2b
 from typing import Annotated, Any, Literal, NamedTuple
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
@@ -20,13 +20,14 @@ from creditfold.api.answers import Answer
 from creditfold.api.at_least import AtLeast, Reader, reflecting
 from creditfold.api.parameters import PAGE, Cursor, Instant, Limit, cursor_of, place_of
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import Reading, service_of
 from creditfold.common.position import Position
 from creditfold.common.settings import MOST_SEARCHABLE
 from creditfold.projections import queries
 from creditfold.projections.queries import AccountCount, AccountFilter, FoundAccount, FoundAccounts
 
-router = APIRouter(tags=["accounts"])
+router = Routes(tags=["accounts"])
 
 #: How many accounts there are; followed by `+` where there are more.
 COUNT = "Creditfold-Count"

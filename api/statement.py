@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 
@@ -33,13 +33,14 @@ from creditfold.api.parameters import (
     refuse_empty_time,
 )
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import Reading, Service, service_of
 from creditfold.common.spreadsheet import BYTE_ORDER_MARK, csv_line
 from creditfold.projections import queries
 from creditfold.projections.queries import Statement, StatementLine, StatementPlace
 from creditfold.projections.queries.statement import COLUMNS
 
-router = APIRouter(tags=["statements"])
+router = Routes(tags=["statements"])
 
 
 class StatementBalanceAnswer(Answer):

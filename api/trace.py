@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
@@ -15,11 +15,12 @@ from creditfold.api.answers import Answer, DecisionAnswer
 from creditfold.api.at_least import AtLeast, reading, refuse_other_generation
 from creditfold.api.parameters import MOST_PAGE, Account, Cursor, cursor_of, place_of
 from creditfold.api.problems import ProblemError, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.projections import queries
 from creditfold.projections.queries import TracePlace
 
-router = APIRouter(tags=["commands"])
+router = Routes(tags=["commands"])
 
 
 class MoveAnswer(Answer):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +21,7 @@ from creditfold.api.body import model_of
 from creditfold.api.keys import MOST_OVERLAP_S, Reason, actor_of
 from creditfold.api.parameters import PAGE, BodyInstant, Cursor, Limit, cursor_of, place_of
 from creditfold.api.problems import ProblemError, maybe_made, responses
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.common.position import Position
 from creditfold.common.trace_context import present_traceparent
@@ -65,7 +66,7 @@ from creditfold.projections.delivery.endpoints import (
     signing_keys,
 )
 
-router = APIRouter(tags=["webhooks"])
+router = Routes(tags=["webhooks"])
 
 #: What an answer with a secret says to whatever stands between, and one that changes by the moment.
 _ONCE = {"Cache-Control": "no-store"}

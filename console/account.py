@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 
 from creditfold.api.accounts import State, state_of
 from creditfold.api.at_least import reading
 from creditfold.api.parameters import Account, Asset
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.console import words
 from creditfold.console.helping import helps_for
@@ -29,7 +30,7 @@ from creditfold.projections.queries import (
 )
 from creditfold.schemas.outcome import Decision
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 #: Rows of each list on the page.
 MOST_ROWS = 25

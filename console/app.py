@@ -36,4 +36,4 @@ def install(app: FastAPI) -> None:
     app.state.console_looks = operation.Looks()
     app.state.console_attempts, app.state.console_provider = Attempts(), None
     for module in _MODULES:
-        app.include_router(module.router)
+        module.router.add_to(app)

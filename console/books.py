@@ -6,11 +6,12 @@ last, and of when that is, while it is worked out anew.
 
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 from psycopg import Connection
 
 from creditfold.api.books import TrialBalanceAnswer, books_of, proof
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.console.pages import Page, render
 from creditfold.console.visits import Visit, needs
@@ -18,7 +19,7 @@ from creditfold.projections import queries
 from creditfold.projections.queries import SpentSum
 from creditfold.projections.queries.monitoring import Outstanding, outstanding
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 #: Rows of a table at most.
 MOST_ROWS = 100

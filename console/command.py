@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from fastapi.responses import Response
 from psycopg import Connection
 
@@ -11,6 +11,7 @@ from creditfold.api import trace as traces
 from creditfold.api.at_least import reading
 from creditfold.api.parameters import Account, Cursor
 from creditfold.api.problems import ProblemError
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.console import words
 from creditfold.console.account import lines_of
@@ -23,7 +24,7 @@ from creditfold.projections.queries import Balance, DeadLetterState, FailedBatch
 from creditfold.schemas.dead_letters import DEAD, DeadLetterReason
 from creditfold.schemas.outcome import Decision
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 #: Moves of a page.
 MOST_MOVES = 50

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
@@ -21,6 +21,7 @@ from creditfold.api.commands import command_of
 from creditfold.api.manual import append_by_hand
 from creditfold.api.parameters import Account
 from creditfold.api.problems import ProblemError, only_reads
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.common.instants import EPOCH
 from creditfold.console import words
@@ -33,7 +34,7 @@ from creditfold.processors.fold.preview import Preview, preview
 from creditfold.producers import DoubtfulCommandError, InvalidCommandError, encode_command
 from creditfold.producers.models.commands import Command
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 #: How long the outcome of a command is waited for.
 WAIT = "wait=10"

@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 
 from creditfold.api.problems import ProblemError
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.console.pages import ROOT, Page, link, moved, render, safe_next
 from creditfold.console.provider import CALLBACK, LASTS_S, Attempts, Provider
@@ -24,7 +25,7 @@ from creditfold.console.visits import (
     set_provider_cookie,
 )
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 #: The characters of a key or a token at most.
 MOST_KEY = 8_192

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
 
 from creditfold.api.generations import MOST_NUMBER, GenerationAnswer, RebuildBody, all_generations, begin_rebuild
 from creditfold.api.operations import SCOPES, ActionBody, Number, answer_of, begin_cancel, operation_for
 from creditfold.api.problems import ProblemError, only_reads
+from creditfold.api.routes import Routes
 from creditfold.api.rules import DiffBody, begin_diff, rules_in_force
 from creditfold.api.service import service_of
 from creditfold.console import words
@@ -24,7 +25,7 @@ from creditfold.console.pages import Page, link, moved, render
 from creditfold.console.visits import Visit, form_of, needs, why_of
 from creditfold.processors.operations import ACTIVATE
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 #: Characters of a result as it is kept.
 MOST_RESULT = 15_000

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request
+from fastapi import Path, Request
 from fastapi.responses import Response
 
 from creditfold.api.body import parse_object
@@ -22,6 +22,7 @@ from creditfold.api.generations import (
     begin_verification,
 )
 from creditfold.api.problems import ProblemError, of_error, only_reads
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.console.long_operations import moved_to_begun
 from creditfold.console.operation import CORRECTIONS, letter_page, rows_of
@@ -29,7 +30,7 @@ from creditfold.console.pages import Page, render
 from creditfold.console.visits import Visit, form_of, needs, why_of
 from creditfold.producers.import_commands import CorrectionError, corrected
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 LetterOperator = Annotated[Visit, needs("operate:dead-letters", everywhere=True)]
 Operator = Annotated[Visit, needs("operate:generations", everywhere=True)]

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 
@@ -14,6 +14,7 @@ from creditfold.api.letters import OneDeadLetterAnswer, one_letter
 from creditfold.api.log_record import Offset, Partition, record_of
 from creditfold.api.operations import OperationsAnswer, operations_page
 from creditfold.api.problems import ProblemError
+from creditfold.api.routes import Routes
 from creditfold.api.service import Service, service_of
 from creditfold.common.documents import as_json
 from creditfold.common.errors import CreditfoldError
@@ -27,7 +28,7 @@ from creditfold.projections import queries
 from creditfold.projections.queries import DeadLetterState
 from creditfold.schemas.dead_letters import DEAD
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 #: Seconds between the two looks of which a rate is made, at least and at most.
 LEAST_RATE_S, MOST_RATE_S = 0.25, 600.0

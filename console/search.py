@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 from psycopg import Connection
 
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.console.pages import Page, render
 from creditfold.console.visits import Visit, needs
@@ -14,7 +15,7 @@ from creditfold.ledger.limits import MAX_ACCOUNT, MAX_COMMAND_ID, MAX_SEARCHABLE
 from creditfold.projections import queries
 from creditfold.projections.queries import AccountFilter, FoundAccounts
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 #: Accounts of each way to find them.
 MOST_FOUND = 20

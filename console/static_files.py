@@ -4,14 +4,15 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated
 
-from fastapi import APIRouter, Header
+from fastapi import Header
 from fastapi.responses import Response
 
 from creditfold.api.answers import is_known, tag_of
 from creditfold.api.problems import ProblemError
+from creditfold.api.routes import Routes
 from creditfold.console.pages import SECURITY, Page
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 #: The media types of the files that are served, by name.
 FILES = {"console.css": "text/css", "htmx.min.js": "text/javascript"}

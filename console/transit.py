@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from fastapi.responses import Response
 
+from creditfold.api.routes import Routes
 from creditfold.api.service import service_of
 from creditfold.common.position import Position
 from creditfold.console import words
@@ -13,7 +14,7 @@ from creditfold.console.pages import Page, link, render
 from creditfold.console.visits import Visit, needs
 from creditfold.projections import queries
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 #: Transfers of a page.
 MOST_TRANSFERS = 50

@@ -1,12 +1,13 @@
 """What the console has no page for: said on a page, as everything else is. Its routes come last."""
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.responses import Response
 
 from creditfold.api.problems import ProblemError
+from creditfold.api.routes import Routes
 from creditfold.console.pages import ROOT, Page, moved
 
-router = APIRouter(route_class=Page, include_in_schema=False)
+router = Routes(route_class=Page, include_in_schema=False)
 
 
 @router.get("/console/")
