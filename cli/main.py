@@ -131,12 +131,6 @@ COMMANDS: list[tuple[str, str, Callable[..., Any]]] = [
     ("dead-letters discard", _READ, redrive.discard),
 ]
 
-app = typer.Typer(
-    name="creditfold",
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 #: The panel and the help of commands of two words, by the first word.
 GROUPS = {
     "schedule": (_APPEND, "Grant credits periodically, and end that."),
@@ -149,25 +143,6 @@ GROUPS = {
 
 #: Commands whose arguments are another program's.
 CONTEXTS = {"psql": {"allow_extra_args": True, "ignore_unknown_options": True}}
-
-_groups: dict[str, typer.Typer] = {}
-
-
-def _group(name: str) -> typer.Typer:
-    if name not in _groups:
-        panel, text = GROUPS[name]
-        _groups[name] = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-        app.add_typer(_groups[name], name=name, help=text, rich_help_panel=panel)
-    return _groups[name]
-
-
-for _name, _panel, _function in COMMANDS:
-    _first, _space, _second = _name.partition(" ")
-    if _second:
-        _group(_first).command(_second)(_function)
-    else:
-        _context = CONTEXTS.get(_name)
-        app.command(_name, rich_help_panel=_panel, no_args_is_help=False, context_settings=_context)(_function)
 
 
 def _print_version(wanted: bool) -> None:
@@ -183,7 +158,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def creditfold(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
@@ -205,6 +179,32 @@ def creditfold(
     """
 
 
+def command_line(of: str | None = None) -> typer.Typer:
+    """The command line, of the commands alone whose first word is this; of all where none is named."""
+    app = typer.Typer(
+        name="creditfold",
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(creditfold)
+    groups: dict[str, typer.Typer] = {}
+    for name, panel, function in COMMANDS:
+        first, _, second = name.partition(" ")
+        if of not in (None, first):
+            continue
+        if not second:
+            context = CONTEXTS.get(name)
+            app.command(name, rich_help_panel=panel, no_args_is_help=False, context_settings=context)(function)
+            continue
+        if first not in groups:
+            groups[first] = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+            its_panel, text = GROUPS[first]
+            app.add_typer(groups[first], name=first, help=text, rich_help_panel=its_panel)
+        groups[first].command(second)(function)
+    return app
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     _open_closed_streams()
@@ -219,7 +219,7 @@ def main() -> None:
     _show_setting_warnings()
     if COMPLETION in os.environ:
         # A shell asks what could stand at the cursor, or for the script by which it asks.
-        app(prog_name="creditfold")
+        command_line()(prog_name="creditfold")
     code = _run(sys.argv[1:])
     # What is left is the interpreter's own end, in which an interrupt would be a traceback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -296,16 +296,19 @@ def _state_of_a_server(error: Exception) -> CreditfoldError | None:
 
 
 @cache
-def _root() -> Any:
-    # All commands with their options are made of their functions, which takes longer than most of them do.
-    return typer.main.get_command(app)
+def _root(of: str | None) -> Any:
+    # Commands with their options are made of their functions, which takes longer than most of them do: of all, it would
+    # be as long as to import them.
+    return typer.main.get_command(command_line(of))
 
 
 def _invoke(arguments: list[str]) -> int:
+    is_known = any(name.partition(" ")[0] == arguments[0] for name, _, _ in COMMANDS)
+    root = _root(arguments[0] if is_known else None)
     # Not by calling the app, which would make Ctrl-C and a closed pipe into exits of its own.
     try:
-        with _root().make_context("creditfold", arguments) as context:
-            _root().invoke(context)
+        with root.make_context("creditfold", arguments) as context:
+            root.invoke(context)
     except typer.Exit as ending:
         return ending.exit_code
     return 0

@@ -318,8 +318,8 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments win over the environment, and that over the file in the data folder, which either may name."""
-        given = {**env_settings(), **init_settings()}
-        return init_settings, env_settings, _SettingsFile(settings_cls, given.get("data_dir"))
+        folder = init_settings().get("data_dir") or _in_environment("data_dir")
+        return init_settings, env_settings, _SettingsFile(settings_cls, folder)
 
     @field_validator("kafka_bootstrap")
     @classmethod
@@ -518,11 +518,15 @@ def load_settings() -> Settings:
 
 def source_of(name: str) -> str:
     """The name of a setting where its value comes from: the environment, or the data folder's file."""
-    variable = f"{PREFIX}{name.upper()}"
-    if any(given.upper() == variable and value for given, value in os.environ.items()):
-        return variable
-    folder = os.environ.get(f"{PREFIX}DATA_DIR")
+    if _in_environment(name):
+        return f"{PREFIX}{name.upper()}"
+    folder = _in_environment("data_dir")
     return f"{name} in {(Path(folder) if folder else find_data_dir()) / FILE}"
+
+
+def _in_environment(name: str) -> str | None:
+    """What the environment has for a setting, whose name may be in letters of any case there; None where it's empty."""
+    return {given.upper(): value for given, value in os.environ.items() if value}.get(f"{PREFIX}{name.upper()}")
 
 
 def unknown_variables(variables: Mapping[str, str]) -> dict[str, str | None]:

@@ -11,7 +11,7 @@ import typer
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
-from creditfold.cli.main import app
+from creditfold.cli.main import command_line
 from creditfold.common.settings import Settings
 from creditfold.log import admin
 from creditfold.projections import connections
@@ -53,7 +53,7 @@ def names_of(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
 
 def test_every_command_has_a_row() -> None:
     """A new command belongs into ARGUMENTS, or into ELSEWHERE with the reason."""
-    assert set(names_of(typer.main.get_command(app))) == ARGUMENTS.keys() | ELSEWHERE.keys()
+    assert set(names_of(typer.main.get_command(command_line()))) == ARGUMENTS.keys() | ELSEWHERE.keys()
 
 
 @contextmanager
