@@ -113,7 +113,8 @@ def _print_partitions(settings: "Settings", partitions: "Sequence[PartitionStatu
     columns = ("partition", "next", "end", "lag", "held", "rate/s", *_OUTCOMES, "clock", "folded at", "owner", "doing")
     names = ("next_offset", "end_offset", "lag", "held", "rate", *_OUTCOMES, "clock", "folded_at", "owner", "doing")
     rows = [(str(row.partition), *(_rounded(getattr(row, name)) for name in names)) for row in partitions]
-    totals = totals_of(partitions)
+    # Offsets of several partitions add up to nothing that anybody could use.
+    totals = {**totals_of(partitions), "next_offset": None, "end_offset": None}
     rows.append(("total", *(_rounded(totals.get(name)) for name in names)))
     print_table([name.replace("_", " ") for name in columns], rows, f"topic {settings.commands_topic}")
 
