@@ -2,13 +2,15 @@
 
 A server, one for each process that runs tests, has imported what they import and opened nothing: no thread, no client,
 no connection. What it is asked to start is a fork of it, with the arguments, environment, folder and standard streams
-that were asked for. It runs what Python would have run, to Python's own end, and can be signalled, killed and frozen as
-any process. It outlives its server, and so the tests, no more than that: what is left then is killed.
+that were asked for. It runs what Python would have run, with all that is to be done at its end, and can be signalled,
+killed and frozen as any process. Only what Python does with its memory then, which takes longer than many commands do,
+is left to the system. It outlives its server, and so the tests, no more than that: what is left then is killed.
 
 Refuses to know what is started. What is about a process's start itself (imports, `-c`, a closed standard output) isn't
 for it: `Process` starts that as `subprocess.Popen` does.
 """
 
+import atexit
 import gc
 import inspect
 import json
@@ -23,7 +25,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 #: What takes long to import, and starts nothing when it is imported.
 IMPORTED = (
@@ -317,7 +319,31 @@ def main() -> None:
     inspect.getmodule(inspect.currentframe())
     assert threading.active_count() == 1
     gc.freeze()
-    _run(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    job = _serve(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        _run(job)
+        code = 0
+    except SystemExit as ending:
+        if not isinstance(ending.code, int | None):
+            raise
+        code = ending.code or 0
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End as Python does, in its order, but for taking all its objects apart: those of what is imported are many."""
+    threading._shutdown()  # type: ignore[attr-defined]  # Waits for threads that are no daemons.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except ValueError:
+            # A program has closed it.
+            continue
+        except OSError:
+            # Python says what is the matter, and ends with a code for it.
+            sys.exit(code)
+    os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,38 @@ def test_a_program_can_not_see_how_it_was_started(program: str, tmp_path: Path) 
     assert said[0][1:] == ("to stderr\n", 7)
 
 
+ENDING = """
+import atexit, sys, threading, time
+atexit.register(print, "first registered, run last")
+atexit.register(print, "last registered, run first")
+def late():
+    time.sleep(0.05)
+    print("a thread that is waited for")
+threading.Thread(target=late).start()
+print("not flushed yet")
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("", "sys.exit()", "sys.exit(3)", "sys.exit(-1)", "sys.exit(True)", "sys.exit('in words')"),
+        *("raise ValueError('in vain')", "raise KeyboardInterrupt", "sys.stdout = open('/dev/full', 'w'); print(1)"),
+        *("sys.stdout.close(); atexit._clear()", "threading.Thread(target=time.sleep, args=[60], daemon=True).start()"),
+    ],
+)
+def test_a_program_ends_as_by_python(tmp_path: Path, how: str) -> None:
+    """Threads are waited for, then what was registered is run, and what was printed is written."""
+    path = tmp_path / "program.py"
+    path.write_text(ENDING + how)
+    ended = [
+        start([str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for start in (Process, start_anew)
+    ]
+    said = [(*process.communicate(timeout=HANG_S), process.returncode) for process in ended]
+    (out, err, code), (out_anew, err_anew, code_anew) = said
+    assert (out, err.splitlines()[-1:], code) == (out_anew, err_anew.splitlines()[-1:], code_anew)
+
+
 def test_the_command_line_is_run_as_by_python() -> None:
     """Its output, its errors and its exit code; and the server itself goes on."""
     for arguments in (["--version"], ["balance"], ["--help"]):
