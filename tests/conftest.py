@@ -1,5 +1,6 @@
 """Owns the fixtures that all tests share: the real stack, and for each test a ledger of its own on it."""
 
+import functools
 import gc
 import inspect
 import logging
@@ -9,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
+import httpx
 import hypothesis
 import pytest
 import structlog
+from httpx._transports import default as httpx_transports
 from hypothesis import HealthCheck
 
 # Before anything of ours is imported: many tests put something of their own in place of a part of the core, which can't
@@ -40,6 +43,8 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Brokers here live for seconds: compiling them well took half of the time and of the CPU time of their start.
     os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
+    # A client of httpx reads the certificates of all authorities before it asks a server here, which has none.
+    httpx_transports.create_ssl_context = functools.cache(httpx.create_ssl_context)
     # How long an example takes says something of the machine, and nothing of ours.
     hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     hypothesis.settings.load_profile("untimed")
