@@ -8,8 +8,10 @@ CHAOS_COMMANDS ?= 200000
 EXAMPLES ?= 200
 # How often `make test-under-load` runs the tests with busy processes beside them.
 TIMES ?= 1
-# How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB.
+# How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB. And how
+# many more run those of the compiled core beside the others, of which there are three times as many.
 SIDE_BY_SIDE ?= 6
+OF_THE_COMPILED ?= 2
 
 # Everything runs on the compiled core where it can be compiled. PLAIN=1 has it run in plain Python: `make bench PLAIN=1`;
 # COMPILED=1 has it fail rather. Tests run in plain Python unless COMPILED=1 is said; `make test` runs both.
@@ -87,18 +89,25 @@ $(COMPILE) & $(MAKE) --no-print-directory $(VENV)/.installed && \
 	[ $$code = 0 ] || kill $$! 2>/dev/null; wait; exit $$code
 endef
 
-# The compiler works on one core for more than a minute, beside what needs no more either.
+# Every check, and every test.
 test: $(VENV)/.installed-dev
-	@$(MAKE) --no-print-directory -j 2 compiled-for-tests checks
-	@$(MAKE) --no-print-directory tests
+	@$(MAKE) --no-print-directory tests CHECKED_BEFORE=checks
 
-# Every test, all of a core in one run: each process takes seconds to import them, and short ones fill what long ones
-# leave.
-tests: compiled-for-tests
-ifneq ($(PLAIN),1)
-	@$(MAKE) --no-print-directory run-tests THESE='$(ON_COMPILED)' MODULES='both_cores|compiled_core' COMPILED=1
+# Every test, those of each core in one run, and both at once: what is compiled for the one takes more than a minute of
+# one core alone, in which the other begins, and short tests of one fill what long ones of the other leave.
+tests: $(VENV)/.installed-dev
+ifeq ($(PLAIN),1)
+	@$(MAKE) --no-print-directory $(CHECKED_BEFORE) run-tests THESE='$(ON_PLAIN)'
+else
+	@$(MAKE) --no-print-directory -j 2 tests-on-compiled tests-in-plain
 endif
-	@$(MAKE) --no-print-directory run-tests THESE='$(ON_PLAIN)'
+
+tests-on-compiled: export CREDITFOLD_CORE := compiled
+tests-on-compiled: compiled-for-tests $(CHECKED_BEFORE)
+	@$(call pytest,'$(ON_COMPILED)',both_cores|compiled_core,$(OF_THE_COMPILED),'compiled core')
+
+tests-in-plain: $(VENV)/.installed-dev $(CHECKED_BEFORE)
+	@$(call pytest,'$(ON_PLAIN)',,$(SIDE_BY_SIDE),'plain Python')
 
 test-under-load: $(VENV)/.installed-dev compiled-for-tests
 	$(BIN)/python tests/programs/under_load.py --times $(TIMES)
@@ -138,7 +147,11 @@ endif
 
 # Those that the markers THESE choose, of the modules that have a marker of MODULES.
 run-tests: $(VENV)/.installed-dev $(TEST_CORE)
-	$(BIN)/pytest -n $(SIDE_BY_SIDE) --dist loadgroup --no-loadscope-reorder -m '$(THESE)' $(if $(MODULES),$(call modules,$(MODULES)))
+	$(call pytest,'$(THESE)',$(MODULES),$(SIDE_BY_SIDE))
+
+# Markers, modules, number of processes, and what is said before each line.
+pytest = $(if $(4),$(BIN)/python tests/programs/prefixed.py $(4) )$(BIN)/pytest -n $(3) --dist loadgroup \
+	--no-loadscope-reorder -m $(1) $(if $(2),$(call modules,$(2)))
 
 # The bounds of every parameter, and as many requests at random of each route.
 fuzz: $(VENV)/.installed-dev
