@@ -37,6 +37,8 @@ from helpers.support import (
 )
 
 DEPLOY = ROOT / "deploy"
+#: What the alert rules are tried by.
+ALERT_TESTS = sorted((DEPLOY / "prometheus").glob("alerts*.test.yml"))
 #: The processes that show metrics, in the order in which the drill gives them addresses.
 METERED = ("worker", "publisher", "delivery", "api")
 NAME = re.compile(r"\bcreditfold_[a-z_]+")
@@ -74,13 +76,13 @@ def panels() -> list[dict[str, Any]]:
 
 def test_alerts_come_and_go_as_they_should() -> None:
     """As promtool runs them, with series of hours in a second."""
-    done = ran(program("promtool"), "test", "rules", str(DEPLOY / "prometheus/alerts.test.yml"))
+    done = ran(program("promtool"), "test", "rules", *ALERT_TESTS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_each_alert_is_tried_and_documented() -> None:
     rules = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
-    tried = yaml.safe_load((DEPLOY / "prometheus/alerts.test.yml").read_text("utf-8"))["tests"]
+    tried = [test for file in ALERT_TESTS for test in yaml.safe_load(file.read_text("utf-8"))["tests"]]
     names = {rule["alert"] for rule in rules}
     cases = [case for test in tried for case in test["alert_rule_test"]]
     assert {case["alertname"] for case in cases if case.get("exp_alerts")} == names
