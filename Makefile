@@ -270,9 +270,12 @@ $(BIN)/python:
 		echo 'error: $(PYTHON) makes no virtual environment.' >&2; \
 		echo 'try: apt-get install python3-venv' >&2; exit 1; }
 
-# The sources themselves; they are compiled by the other targets, beside this.
+# The sources themselves; they are compiled by the other targets, beside this. A pip of Python 3.11 takes twice as long as
+# a later one; where none can be had, it does. What is imported is compiled to bytecode then: that is a part of it all.
 define install
-@CREDITFOLD_CORE=plain $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]' -c constraints.txt || { \
+@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25' 2>/dev/null || true
+@PYTHONWARNINGS=ignore CREDITFOLD_CORE=plain \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]' -c constraints.txt --no-compile || { \
 	echo 'error: pip could not install what is needed; what it says is above.' >&2; \
 	echo 'try: mend the network (HTTPS_PROXY, PIP_INDEX_URL) or the disk, then the same again: it goes on.' >&2; exit 1; }
 endef
