@@ -264,10 +264,13 @@ fetched_jars(Settings())
 """
 
 
-@pytest.mark.skipif(not JARS.exists(), reason="Kafka's jars were never fetched here")
+# It fetches them, but where Docker has the Kafka of the tests.
+@pytest.mark.usefixtures("stack")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_who_dies_in_the_middle_leaves_nothing_that_is_used(tmp_path: Path, number: signal.Signals) -> None:
     """The real list; one jar is half here when the process dies. The next process gets what is missing."""
+    if not JARS.exists():
+        pytest.skip("Kafka's jars were never fetched here")
     files = {listed.name: (JARS / listed.name).read_bytes() for listed in kafka_artifacts()}
     with serving(files) as repository:
         repository.ways[KAFKA] = repository.half_then_hold
