@@ -1,8 +1,8 @@
-"""The routes that are called most: found by a path's shape, and what a request doesn't say is known before it comes.
+"""How routes come into an application, and how the ones that are called most are found and called.
 
 FastAPI tries one route after the other, looks for each parameter of the one that fits, and validates it, whether the
-request has it or not; that takes more than what most routes do. Here a path is looked up, parameters that aren't there
-get their defaults at once, and FastAPI sees the others. Knows no route.
+request has it or not; that takes more than what most routes do. Here a path is looked up by its shape, parameters that
+aren't there get their defaults at once, and FastAPI sees the others. Knows no route.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
