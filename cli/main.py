@@ -179,8 +179,8 @@ def creditfold(
     """
 
 
-def command_line(of: str | None = None) -> typer.Typer:
-    """The command line, of the commands alone whose first word is this; of all where none is named."""
+def command_line(of: str = "") -> typer.Typer:
+    """The command line, of the commands alone whose first word is this; of all where it is none's."""
     app = typer.Typer(
         name="creditfold",
         pretty_exceptions_enable=False,
@@ -189,10 +189,8 @@ def command_line(of: str | None = None) -> typer.Typer:
     )
     app.callback()(creditfold)
     groups: dict[str, typer.Typer] = {}
-    for name, panel, function in COMMANDS:
+    for name, panel, function in [one for one in COMMANDS if one[0].partition(" ")[0] == of] or COMMANDS:
         first, _, second = name.partition(" ")
-        if of not in (None, first):
-            continue
         if not second:
             context = CONTEXTS.get(name)
             app.command(name, rich_help_panel=panel, no_args_is_help=False, context_settings=context)(function)
@@ -296,15 +294,14 @@ def _state_of_a_server(error: Exception) -> CreditfoldError | None:
 
 
 @cache
-def _root(of: str | None) -> Any:
+def _root(of: str) -> Any:
     # Commands with their options are made of their functions, which takes longer than most of them do: of all, it would
     # be as long as to import them.
     return typer.main.get_command(command_line(of))
 
 
 def _invoke(arguments: list[str]) -> int:
-    is_known = any(name.partition(" ")[0] == arguments[0] for name, _, _ in COMMANDS)
-    root = _root(arguments[0] if is_known else None)
+    root = _root(arguments[0])
     # Not by calling the app, which would make Ctrl-C and a closed pipe into exits of its own.
     try:
         with root.make_context("creditfold", arguments) as context:
