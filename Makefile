@@ -43,7 +43,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 # The stack of this checkout, and not one that is found in a folder above it.
 STACK = CREDITFOLD_DATA_DIR=$${CREDITFOLD_DATA_DIR:-.creditfold} $(BIN)/creditfold
 
-.PHONY: compiled-for-tests help demo test tests test-under-load checks lint types test-unit test-compiled test-stack run-tests chaos compiled bench bench-lots bench-questions bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored fuzz bench-search bench-webhooks bench-console
+.PHONY: compiled-for-tests help demo test tests tests-on-compiled tests-in-plain test-under-load checks lint types test-unit test-compiled test-stack run-tests chaos compiled bench bench-lots bench-questions bench-rebuild up down clean schema-lock install bench-append bench-latency bench-http bench-stages bench-hot bench-check bench-scale bench-report coverage api vendored fuzz bench-search bench-webhooks bench-console
 
 help:
 	@echo 'make demo        fold a real purchase history and prove that nothing was lost'
