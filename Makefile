@@ -8,9 +8,10 @@ CHAOS_COMMANDS ?= 200000
 EXAMPLES ?= 200
 # How often `make test-under-load` runs the tests with busy processes beside them.
 TIMES ?= 1
-# How many processes run the tests, which wait more than they work; each has servers of its own, of about 1 GB. And how
-# many more run those of the compiled core beside the others, of which there are three times as many.
-SIDE_BY_SIDE ?= 6
+# How many processes run the tests; each has servers of its own, of about 1 GB. And how many more run those of the
+# compiled core beside the others, of which there are three times as many. Together they leave two processor cores little
+# to wait for; more of them would only start more servers.
+SIDE_BY_SIDE ?= 5
 OF_THE_COMPILED ?= 2
 
 # Everything runs on the compiled core where it can be compiled. PLAIN=1 has it run in plain Python: `make bench PLAIN=1`;

@@ -23,12 +23,14 @@ os.environ.setdefault("CREDITFOLD_CORE", "plain")
 
 from creditfold.cli.append import submission
 from creditfold.cli.main import _run
-from creditfold.common.position import Position
+from creditfold.common.position import Log, Position
 from creditfold.common.settings import Settings, load_settings
-from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import CommandProducer
+from creditfold.projections.tables.setup import prepare
 from helpers.command_line import use
-from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
+from helpers.databases import with_dsn
+from helpers.kept_sessions import kept_sessions
+from helpers.ledgers import filled_once, new_database, patience, topics_made, with_topics_of_its_own
 from helpers.small_disk import SmallDisk, mounted
 from helpers.stack_under_test import StackUnderTest
 from helpers.support import HANG_S, Cli, Done
@@ -113,7 +115,8 @@ def stack() -> Iterator[StackUnderTest]:
     under_test = StackUnderTest.chosen()
     try:
         under_test.start()
-        yield under_test
+        with kept_sessions(with_dsn(under_test.settings, dbname="postgres").dsn):
+            yield under_test
     finally:
         under_test.stop()
 
@@ -135,15 +138,32 @@ def small_disk(stack: StackUnderTest) -> Iterator[SmallDisk]:
 
 
 @pytest.fixture
-def ledger_settings(ledger_database: Settings) -> Iterator[Settings]:
-    """Settings with topics of 4 partitions, a consumer group and a database that no other test knows."""
-    with topics_made(ledger_database):
-        yield ledger_database
+def ledger_settings(request: pytest.FixtureRequest, stack: StackUnderTest) -> Iterator[Settings]:
+    """Settings with topics of 4 partitions, a consumer group and a database that no other test knows.
+
+    The tables are made, but for a test that is marked as `unprepared`.
+    """
+    is_made = request.node.get_closest_marker("unprepared") is None
+    template = request.getfixturevalue("_made_ledger") if is_made else None
+    with (
+        patience(),
+        new_database(stack.settings, template) as database,
+        topics_made(with_topics_of_its_own(database), are_bound=is_made) as ledger,
+    ):
+        yield ledger
+
+
+@pytest.fixture(scope="session")
+def _made_ledger(stack: StackUnderTest) -> Iterator[Settings]:
+    """What ledgers are copies of: to make the tables takes longer than all else of many a small test."""
+    log = Log("creditfold.commands.v1", "an-id", 4)
+    with filled_once(stack.settings, lambda empty: prepare(empty.dsn, log)) as settings:
+        yield settings
 
 
 @pytest.fixture
 def ledger_database(stack: StackUnderTest) -> Iterator[Settings]:
-    """The same without the topics, for a test that needs none."""
+    """An empty database of its own, for a test that needs no topics."""
     with patience(), new_database(stack.settings) as settings:
         yield with_topics_of_its_own(settings)
 
@@ -164,9 +184,8 @@ def bare(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command on a ledger of its own, with its tables made, and nothing in its log yet."""
+    """Runs a command on a ledger of its own, with nothing in its log yet."""
     use(ledger_settings, monkeypatch)
-    assert prepare_ledger(ledger_settings)
     return bare
 
 

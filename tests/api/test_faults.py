@@ -20,7 +20,6 @@ from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
 from creditfold.log.partitioner import partition_of
-from creditfold.processors.startup import prepare_ledger
 from helpers.doors import BulkCall, Door
 from helpers.event_stream import following
 from helpers.holds import freeze
@@ -232,7 +231,6 @@ def under_load(door: Door) -> Iterator[tuple[Client, Client]]:
 @pytest.fixture
 def ledger(ledger_settings: Settings, tmp_path: Path) -> Iterator[tuple[Settings, WorkerProcess]]:
     """A ledger with a worker."""
-    prepare_ledger(ledger_settings)
     with worker(ledger_settings, tmp_path) as folding:
         yield ledger_settings, folding
 

@@ -526,6 +526,7 @@ def test_import_appends_the_good_lines_and_lists_the_bad(
     assert "Add --start-over to import it" in cli("import", str(csv), "--format", "jsonl").err
 
 
+@pytest.mark.unprepared
 def test_init_makes_what_is_missing_once(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two topics of the fixture are there, one topic and the tables aren't; then all are."""
     other = f"{ledger_settings.outcomes_topic}.other"

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from creditfold.common.settings import Settings
-from creditfold.processors.startup import prepare_ledger
 from creditfold.projections.access.audit import Actor, audit_lines
 from creditfold.projections.access.keys import create_first_key, find_key
 from creditfold.projections.access.scopes import SCOPES
@@ -24,7 +23,6 @@ WHY = ("--reason", "a test needs it")
 def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Runs a command on a ledger without a worker, which keys don't need."""
     use(ledger_settings, monkeypatch)
-    prepare_ledger(ledger_settings)
     return bare
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from creditfold.common.settings import Settings
-from creditfold.processors.startup import prepare_ledger
 from creditfold.projections.access.audit import audit_lines
 from creditfold.projections.connections import connected
 from helpers.command_line import use
@@ -19,7 +18,6 @@ URL = "https://shop.example/hooks"
 def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Runs a command on a ledger without a worker, which these don't need."""
     use(ledger_settings, monkeypatch)
-    prepare_ledger(ledger_settings)
     return bare
 
 

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from creditfold.common.settings import Settings
 from creditfold.projections.connections import connected
+from helpers.kept_sessions import administrator
 from helpers.support import query
 
 
@@ -22,7 +23,7 @@ def with_dsn(settings: Settings, **changed: str) -> Settings:
 
 def server(settings: Settings, statement: str, *names: str) -> None:
     """Run a statement as the superuser, in another database than the test's, which may refuse."""
-    with psycopg.connect(settings.dsn, dbname="postgres", autocommit=True) as connection:
+    with administrator(settings) as connection:
         connection.execute(SQL(statement).format(*map(Identifier, names)))  # type: ignore[arg-type]
 
 

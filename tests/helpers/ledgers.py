@@ -12,15 +12,17 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import ObjectInUse
 from tenacity import stop_after_delay
 
+from creditfold.common.position import Log
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log.admin import KafkaAdmin
+from creditfold.log.admin import KafkaAdmin, topic_id_text
 from creditfold.log.topics import derived_config, topic_config, topic_names
 from creditfold.processors.rebuild import steps as rebuilding
 from creditfold.projections import connections, sessions
 from creditfold.projections.generations import switch, views
 from creditfold.projections.store import claim
 from helpers.databases import server, with_dsn
+from helpers.kept_sessions import end_sessions, kept_sessions, session
 from helpers.support import HANG_S
 
 
@@ -49,16 +51,43 @@ def new_database(settings: Settings, template: Settings | None = None) -> Iterat
 
     def is_made() -> bool:
         # A session that filled the template may still be on its way out.
+        if template is not None:
+            end_sessions(template.dsn)
         with suppress(ObjectInUse):
             server(settings, "CREATE DATABASE {} TEMPLATE {}", name, source)
             return True
         return False
 
     assert wait_until(is_made, HANG_S)
+    made = with_dsn(settings, dbname=name).model_copy(update={"group": name})
     try:
-        yield with_dsn(settings, dbname=name).model_copy(update={"group": name})
+        with kept_sessions(made.dsn):
+            yield made
     finally:
         server(settings, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@contextmanager
+def filled_once(settings: Settings, fill: Callable[[Settings], object]) -> Iterator[Settings]:
+    """A database that is filled, for others that are copies of it."""
+    with new_database(settings) as database:
+        with patience():
+            fill(database)
+        _note_sequences(database)
+        yield database
+
+
+def _note_sequences(settings: Settings) -> None:
+    """Have copies of a database note in their own log what their sequences give.
+
+    A sequence notes 32 values in advance, in the log of the database that it was copied from: a crash of PostgreSQL
+    would have the copy give the same ones again.
+    """
+    with session(settings) as connection:
+        connection.execute(
+            """SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, last_value)
+               FROM pg_sequences WHERE last_value IS NOT NULL"""
+        )
 
 
 def with_topics_of_its_own(settings: Settings) -> Settings:
@@ -69,14 +98,21 @@ def with_topics_of_its_own(settings: Settings) -> Settings:
 
 
 @contextmanager
-def topics_made(settings: Settings) -> Iterator[Settings]:
+def topics_made(settings: Settings, *, are_bound: bool = False) -> Iterator[Settings]:
     """Make the settings' topics, and delete them afterwards, unless the test has left Kafka away.
 
     With those of sixty tests a broker took twice as long to start, and thrice after a kill.
+
+    Args:
+        settings: of the ledger.
+        are_bound: whether to have a database whose tables are made be of this log.
     """
     admin = KafkaAdmin(settings)
     try:
-        make_topics(admin, settings)
+        log = make_topics(admin, settings)
+        if are_bound:
+            with session(settings) as connection:
+                connection.execute("UPDATE ledger_0001.source SET topic = %s, topic_id = %s, partitions = %s", log)
         yield settings
     finally:
         for answer in admin.client.delete_topics(list(topic_names(settings)), request_timeout=5).values():
@@ -84,7 +120,7 @@ def topics_made(settings: Settings) -> Iterator[Settings]:
                 answer.result()
 
 
-def make_topics(admin: KafkaAdmin, settings: Settings) -> None:
+def make_topics(admin: KafkaAdmin, settings: Settings) -> Log:
     """Make what `create_topics` makes, with a fifth of the requests: hundreds of tests have topics of their own."""
     commands, *derived = topic_names(settings)
     configs = {commands: topic_config(settings)}
@@ -97,15 +133,17 @@ def make_topics(admin: KafkaAdmin, settings: Settings) -> None:
             # The client asks again where an answer was lost.
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
-    asked = TopicCollection([*configs])
+    asked, found = TopicCollection([*configs]), {}
 
     def are_known() -> bool:
         with suppress(KafkaException):
-            found = [answer.result() for answer in admin.client.describe_topics(asked, request_timeout=HANG_S).values()]
-            return all(partition.leader is not None for topic in found for partition in topic.partitions)
+            answers = admin.client.describe_topics(asked, request_timeout=HANG_S)
+            found.update({name: answer.result() for name, answer in answers.items()})
+            return all(partition.leader is not None for topic in found.values() for partition in topic.partitions)
         return False
 
     assert wait_until(are_known, HANG_S)
+    return Log(commands, topic_id_text(found[commands].topic_id), settings.partitions)
 
 
 @contextmanager
@@ -114,4 +152,5 @@ def ledger_to_copy(settings: Settings, fill: Callable[[Settings], object]) -> It
     with new_database(settings) as database, topics_made(with_topics_of_its_own(database)) as ledger:
         with patience():
             fill(ledger)
+        _note_sequences(ledger)
         yield ledger

@@ -36,11 +36,11 @@ from creditfold.log.offsets import end_offsets, start_offsets
 from creditfold.log.topics import create_topics, describe_log
 from creditfold.processors.rebuild.partition import RebuildJob
 from creditfold.processors.rebuild.processes import fold_here
-from creditfold.projections.connections import connected
 from creditfold.projections.queries.progress import PartitionProgress, progress
 from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
 from helpers.fork_server import Process
+from helpers.kept_sessions import session
 
 ROOT = Path(__file__).resolve().parents[2]
 WITH_CONSTANTS = str(ROOT / "tests" / "programs" / "with_constants.py")
@@ -390,7 +390,7 @@ class Quiet:
 def all_progress(settings: Settings) -> list[PartitionProgress]:
     """Progress of every partition; empty while PostgreSQL or the projection isn't there."""
     try:
-        with connected(settings.dsn) as connection:
+        with session(settings) as connection:
             return list(progress(connection))
     except CreditfoldError:
         return []
@@ -435,13 +435,13 @@ def fold_log(settings: Settings) -> None:
 
 def execute(settings: Settings, text: str) -> int:
     """Run a statement; returns how many rows it changed."""
-    with connected(settings.dsn) as connection:
+    with session(settings) as connection:
         return connection.execute(text).rowcount  # type: ignore[call-overload]  # Tests write their own SQL.
 
 
 def query(settings: Settings, text: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Rows of a query."""
-    with connected(settings.dsn) as connection:
+    with session(settings) as connection:
         return connection.execute(text, values).fetchall()  # type: ignore[arg-type]
 
 

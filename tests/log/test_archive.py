@@ -37,7 +37,6 @@ from creditfold.log.archive.writer import ArchiveProgress, archive_topic
 from creditfold.log.offsets import End, end_offsets, log_ends, start_offsets
 from creditfold.log.reader import LogReader, UnreadableError
 from creditfold.log.topics import check_topic, create_topics, describe_topic, topic_config
-from creditfold.processors.startup import prepare_ledger
 from creditfold.projections.connections import connected
 from creditfold.projections.proof.dates import proofs
 from helpers.command_line import run
@@ -952,7 +951,6 @@ def test_what_the_commands_print(ledger_settings: Settings, tmp_path: Path) -> N
 
 def test_when_the_log_was_archived_is_kept_for_the_metrics(ledger_settings: Settings, tmp_path: Path) -> None:
     """Where there is a ledger; an archive is good all the same where that can't be written."""
-    prepare_ledger(ledger_settings)
     assert (done := cli(ledger_settings, "archive", tmp_path)).code == 0
     assert done.err == ""
     with connected(ledger_settings.dsn) as connection:

@@ -460,6 +460,7 @@ def add_partition(settings: Settings) -> None:
     assert wait_until(lambda: describe_topic(settings).partitions == 5, HANG_S)
 
 
+@pytest.mark.unprepared
 def test_outcomes_with_fewer_partitions_than_the_log(ledger_settings: Settings) -> None:
     """Before anything is folded, the log's own count is the measure."""
     add_partition(ledger_settings)

@@ -32,6 +32,7 @@ def old_of(settings: Settings) -> list[Position]:
     return old_positions(settings, settings.commands_topic, *starts_and_ends)
 
 
+@pytest.mark.unprepared
 def test_whoever_meets_an_old_log_refuses_it(
     bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_single_old_record_is_a_dead_letter(ledger_settings: Settings) -> None
     assert "is of a log that was made before version 1: begin a new topic" in found[-1][2]
 
 
+@pytest.mark.unprepared
 def test_first_records_that_do_not_come_are_no_obstacle(
     ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,8 @@ def running(ledger_settings: Settings, tmp_path: Path) -> Iterator[WorkerProcess
         yield process
 
 
+# As at a first start: the worker makes the tables.
+@pytest.mark.unprepared
 def test_grants_and_spends_become_balances(ledger_settings: Settings, running: WorkerProcess) -> None:
     """ann: +10 -4 (-7 rejected) = 6; bob: +5 = 5."""
     append(

@@ -23,14 +23,12 @@ from creditfold.log.continuity import READ_S, LogReplacedError, UnreadError, ref
 from creditfold.log.offsets import End, log_ends
 from creditfold.log.partitioner import partition_of
 from creditfold.log.reader import LogReader, UnreadableError
-from creditfold.log.topics import describe_log
 from creditfold.processors import health
 from creditfold.processors.doctor import examine
 from creditfold.processors.publisher.partition import OutcomesCutError, Pool
 from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.processors.rebuild.verify import diff, verify
 from creditfold.processors.status import refuse_other_history, take_sample
-from creditfold.projections.tables.setup import prepare
 from helpers.log_surgery import cut_end, spoil_last_batch
 from helpers.outboxes import opened, publish_to
 from helpers.published import assert_published, next_offsets, wait_until_published
@@ -457,6 +455,5 @@ def test_what_a_bookmark_may_meet(ledger_settings: Settings, transactional: Prod
 
 def test_a_database_without_records_yet_is_no_other_history(ledger_settings: Settings) -> None:
     """Nothing was folded: nothing can be missing."""
-    prepare(ledger_settings.dsn, describe_log(ledger_settings))
     assert set(bookmarks(ledger_settings).values()) == {Bookmark(0)}
     assert refusals(ledger_settings, ledger_settings.commands_topic, bookmarks(ledger_settings)) == {}

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log.topics import describe_log
 from creditfold.projections.connections import connected
 from creditfold.projections.proof.chain import chain_at
-from creditfold.projections.tables.setup import prepare
 from helpers.command_line import run
 from helpers.credit_topics import append_long_ago
 from helpers.projection_copy import copy_of
@@ -41,7 +39,6 @@ def assert_same(settings: Settings, before: Mapping[int, tuple[int, bytes]]) -> 
 def test_a_projection_set_back_under_a_worker_is_folded_again(ledger_settings: Settings, tmp_path: Path) -> None:
     """To before the worker's claims, and to behind them; ticks, transfers and outcomes go on where they belong."""
     settings = ledger_settings.model_copy(update={"tick_seconds": 0.5, "retry_max_s": 1.0})
-    prepare(settings.dsn, describe_log(settings))
     first = [grant(name, f"g-{name}", 100) for name in (ANN, BOB, EVE)]
     soon = ("processors.worker.app.COMPARE_EVERY_S=0.5",)
     with (

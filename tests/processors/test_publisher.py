@@ -112,6 +112,8 @@ async def codecs_of(settings: Settings, topic: str) -> set[int]:
     return found
 
 
+# As at a first start: whoever comes first makes the tables.
+@pytest.mark.unprepared
 def test_every_outcome_and_dead_letter_is_published_once_and_in_order(
     ledger_settings: Settings, tmp_path: Path
 ) -> None:

@@ -72,6 +72,9 @@ def month_end(first: int, accounts: int) -> list[FakeRecord]:
     return [*records, FakeRecord(first + accounts, minute * 60_000, None, tick)]
 
 
+pytestmark = pytest.mark.unprepared
+
+
 @pytest.fixture
 def prepared(ledger_settings: Settings) -> Settings:
     """An empty projection of the topic's first partition."""

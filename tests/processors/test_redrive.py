@@ -22,7 +22,6 @@ from creditfold.log.partitioner import partition_of
 from creditfold.processors.fold.chunk import MAX_DEAD_BYTES, fold, read_records
 from creditfold.processors.letters import LetterResult
 from creditfold.processors.redrive import Redriven, Redriver
-from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import redrive
 from creditfold.producers.client import CommandProducer
 from creditfold.producers.models.commands import MODELS
@@ -361,9 +360,8 @@ def test_the_author_is_the_user_unless_another_is_named(monkeypatch: pytest.Monk
 
 @pytest.fixture
 def cli(bare: Cli, ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cli]:
-    """Runs a command on a ledger of its own, with its tables made and a worker folding."""
+    """Runs a command on a ledger of its own, with a worker folding."""
     use(ledger_settings, monkeypatch)
-    assert prepare_ledger(ledger_settings)
     with worker(ledger_settings, tmp_path):
         yield bare
 

@@ -14,11 +14,9 @@ import pytest
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log.topics import describe_log
 from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.projections.connections import connected, snapshot
 from creditfold.projections.proof.trial_balance import trial_balance
-from creditfold.projections.tables.setup import prepare
 from helpers.command_line import run
 from helpers.generations import WATCH, rows_of
 from helpers.stack_under_test import StackUnderTest
@@ -107,7 +105,6 @@ def test_transfers_on_their_way_come_to_their_end(
     end, and to a moment at which some were on their way.
     """
     settings = ledger_settings.model_copy(update={"tick_seconds": 0, "retry_max_s": 1.0})
-    prepare(settings.dsn, describe_log(settings))
     append(settings, [of("Close", CLOSED, "close")])
     append(settings, [grant(name, f"g{number}", 100) for name in SENDERS for number in range(5)])
     with workers(settings, tmp_path) as running:

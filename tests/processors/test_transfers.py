@@ -18,9 +18,7 @@ from psycopg.sql import SQL, Identifier
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log.topics import describe_log
 from creditfold.projections.connections import connected
-from creditfold.projections.tables.setup import prepare
 from helpers.command_line import use
 from helpers.credit_topics import append_long_ago
 from helpers.support import HANG_S, ROOT, SEED, Cli, Raw, WorkerProcess, append, query, wait_until_folded, worker
@@ -56,9 +54,7 @@ def ticks_by_partition(settings: Settings) -> dict[int, int]:
 @pytest.fixture
 def credited(ledger_settings: Settings) -> Settings:
     """A ledger whose workers make no ticks."""
-    settings = ledger_settings.model_copy(update={"tick_seconds": 0})
-    prepare(settings.dsn, describe_log(settings))
-    return settings
+    return ledger_settings.model_copy(update={"tick_seconds": 0})
 
 
 def balances(settings: Settings) -> dict[str, int]:
@@ -159,7 +155,6 @@ def test_no_transfer_is_lost_or_doubled_whatever_dies(
     print(f"seed {SEED}, {TRANSFERS} transfers")
     chance = random.Random(SEED)
     settings = ledger_settings.model_copy(update={"chunk_records": 20, "tick_seconds": 0.5, "retry_max_s": 1.0})
-    prepare(settings.dsn, describe_log(settings))
     names = [account_in(n % 4, f"user{n}") for n in range(12)]
     now = time.time_ns() // 1_000_000
     grants = [

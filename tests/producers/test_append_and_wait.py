@@ -17,7 +17,6 @@ from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.log.offsets import end_offsets
-from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import (
     AsyncCommandProducer,
     Batch,
@@ -90,13 +89,6 @@ def reported(outcome: CommandOutcome) -> tuple[str, str | None, bool, Sequence[s
     return outcome.kind, outcome.reason, outcome.is_accepted, tuple(step.command_id for step in outcome.steps)
 
 
-@pytest.fixture
-def ready(ledger_settings: Settings) -> Settings:
-    """A ledger with its tables, without a worker."""
-    prepare_ledger(ledger_settings)
-    return ledger_settings
-
-
 def producer_of(settings: Settings) -> CommandProducer:
     outcomes = ProjectedOutcomes(settings.dsn)
     return CommandProducer(settings.kafka_client, settings.commands_topic, outcomes=outcomes)
@@ -123,15 +115,15 @@ def waiting_in_log(producer: CommandProducer) -> int:
     return producer._follower._in_log
 
 
-def test_each_kind_of_outcome(ready: Settings, tmp_path: Path) -> None:
+def test_each_kind_of_outcome(ledger_settings: Settings, tmp_path: Path) -> None:
     """Whatever the same id has come to before, each record has its own; from threads and from an event loop alike.
 
     The first is appended before there is a projection at all, and waits for it.
     """
     outcomes = []
-    with producer_of(ready) as producer:
+    with producer_of(ledger_settings) as producer:
         early = producer.submit_for_outcome(LEDGER[0][0], HANG_S)
-        with worker(ready, tmp_path):
+        with worker(ledger_settings, tmp_path):
             outcomes.append(early.result(HANG_S))
             outcomes += [producer.append_and_wait(command, HANG_S) for command, *_ in LEDGER[1:]]
             # The reason of the transfer's rejection is in the journal; that it has one is enough here.
@@ -146,7 +138,7 @@ def test_each_kind_of_outcome(ready: Settings, tmp_path: Path) -> None:
             assert "command id 'b-3' of this account, or that of one of its steps, was decided before" in mixed.detail
 
             # What an id was first decided as is something else: the trap.
-            with connected(ready.dsn) as connection:
+            with connected(ledger_settings.dsn) as connection:
                 first = first_decision(connection, "ann", "order-7")
             assert first is not None
             assert (first.accepted, first.amount, first.position) == (True, 10, outcomes[1].position)
@@ -154,7 +146,7 @@ def test_each_kind_of_outcome(ready: Settings, tmp_path: Path) -> None:
             assert outcomes[3].decided_at_position == outcomes[1].position
 
             async def again() -> list[CommandOutcome]:
-                async with async_producer_of(ready) as other:
+                async with async_producer_of(ledger_settings) as other:
                     return [await other.append_and_wait(command, HANG_S) for command, *_ in LEDGER]
 
             repeated = asyncio.run(again())
@@ -193,17 +185,17 @@ def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def test_a_thousand_wait_with_one_thread_and_one_connection(ready: Settings, tmp_path: Path) -> None:
+def test_a_thousand_wait_with_one_thread_and_one_connection(ledger_settings: Settings, tmp_path: Path) -> None:
     """While nothing is folded, nobody takes a thread. Those that are cancelled leave nothing; their commands count."""
 
     async def run(process: WorkerProcess) -> None:
-        async with async_producer_of(ready) as producer:
+        async with async_producer_of(ledger_settings) as producer:
             inner = producer._producer
             # Of one thread: the loop's own makes another one, where the first hasn't noticed yet that it is done.
             waiting = partial(asyncio.get_running_loop().run_in_executor, pool)
             first = await producer.append_and_wait(grant("g-0"), HANG_S)
             assert first.kind == OutcomeKind.ACCEPTED
-            with frozen(process), connected(ready.dsn) as connection:
+            with frozen(process), connected(ledger_settings.dsn) as connection:
                 # One of them for the waits below.
                 await waiting(threads)
                 before = threads()
@@ -231,21 +223,25 @@ def test_a_thousand_wait_with_one_thread_and_one_connection(ready: Settings, tmp
             again = await producer.append_and_wait(commands[0], HANG_S)
             assert again.kind == OutcomeKind.DUPLICATE
 
-    with worker(ready, tmp_path) as process, ThreadPoolExecutor(1) as pool:
+    with worker(ledger_settings, tmp_path) as process, ThreadPoolExecutor(1) as pool:
         asyncio.run(run(process))
-        wait_until_folded(ready)
-    assert query(ready, "SELECT sum(available) FROM ledger.balances WHERE account_id LIKE 'user-%%'") == [(MANY,)]
+        wait_until_folded(ledger_settings)
+    assert query(ledger_settings, "SELECT sum(available) FROM ledger.balances WHERE account_id LIKE 'user-%%'") == [
+        (MANY,)
+    ]
 
 
-def test_time_runs_out_and_postgresql_goes_away(ready: Settings, stack: StackUnderTest, tmp_path: Path) -> None:
+def test_time_runs_out_and_postgresql_goes_away(
+    ledger_settings: Settings, stack: StackUnderTest, tmp_path: Path
+) -> None:
     """Waits are bounded, errors say what is known; who has time left gets the outcome when all is back.
 
     Sent again with its id, a command that ran out of time is a duplicate with the first outcome.
     """
-    with worker(ready, tmp_path) as process, producer_of(ready) as producer:
+    with worker(ledger_settings, tmp_path) as process, producer_of(ledger_settings) as producer:
         assert producer.append_and_wait(grant("g-1"), HANG_S).kind == OutcomeKind.ACCEPTED
         with frozen(process):
-            first = end_offsets(ready, ready.commands_topic, range(4))
+            first = end_offsets(ledger_settings, ledger_settings.commands_topic, range(4))
             late, seconds = ran_out(producer, spend("order-7", 10))
             assert late.position is not None
             assert late.maybe_written
@@ -275,14 +271,14 @@ def test_time_runs_out_and_postgresql_goes_away(ready: Settings, stack: StackUnd
         assert last.decision.balance == 70
 
 
-def test_closing_and_forking_with_somebody_waiting(ready: Settings, tmp_path: Path) -> None:
+def test_closing_and_forking_with_somebody_waiting(ledger_settings: Settings, tmp_path: Path) -> None:
     """A child is refused and harms nothing; whoever still waits at the close is woken, and knows the position.
 
     The lookup holds no connection, so that a child may use it with a producer of its own.
     """
-    outcomes = ProjectedOutcomes(ready.dsn)
-    with worker(ready, tmp_path) as process:
-        producer = CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes)
+    outcomes = ProjectedOutcomes(ledger_settings.dsn)
+    with worker(ledger_settings, tmp_path) as process:
+        producer = CommandProducer(ledger_settings.kafka_client, ledger_settings.commands_topic, outcomes=outcomes)
         assert producer.append_and_wait(grant("g-1"), HANG_S).kind == OutcomeKind.ACCEPTED
         with frozen(process):
             futures = [producer.submit_for_outcome(grant(f"g-{number}"), HANG_S) for number in range(2, 5)]
@@ -299,7 +295,9 @@ def test_closing_and_forking_with_somebody_waiting(ready: Settings, tmp_path: Pa
             assert future.result(HANG_S).kind == OutcomeKind.ACCEPTED
 
         def waited() -> str:
-            with CommandProducer(ready.kafka_client, ready.commands_topic, outcomes=outcomes) as own:
+            with CommandProducer(
+                ledger_settings.kafka_client, ledger_settings.commands_topic, outcomes=outcomes
+            ) as own:
                 return own.append_and_wait(grant("g-8"), HANG_S).kind
 
         assert said_by_child(waited) == "accepted"
@@ -311,8 +309,8 @@ def test_closing_and_forking_with_somebody_waiting(ready: Settings, tmp_path: Pa
             assert isinstance(error, OutcomeUnknownError)
             assert error.position is not None
             assert "closed while the outcome was waited for" in error.message
-        wait_until_folded(ready)
-    assert all_progress(ready)[error.position.partition].next_offset > error.position.offset
+        wait_until_folded(ledger_settings)
+    assert all_progress(ledger_settings)[error.position.partition].next_offset > error.position.offset
 
 
 def test_a_producer_without_a_lookup_takes_nothing() -> None:

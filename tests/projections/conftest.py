@@ -7,7 +7,7 @@ import pytest
 from creditfold.common.settings import Settings
 from creditfold.projections.tables.setup import prepare
 from helpers.generations import history
-from helpers.ledgers import ledger_to_copy, new_database, patience, with_topics_of_its_own
+from helpers.ledgers import filled_once, ledger_to_copy, new_database, patience, with_topics_of_its_own
 from helpers.stack_under_test import StackUnderTest
 from helpers.store import LOG
 from helpers.support import append, fold_log
@@ -16,9 +16,7 @@ from helpers.support import append, fold_log
 @pytest.fixture(scope="session")
 def empty_projection(stack: StackUnderTest) -> Iterator[Settings]:
     """What `prepared` copies: making the tables anew takes longer than all else of many a small test."""
-    with new_database(stack.settings) as settings:
-        with patience():
-            assert prepare(settings.dsn, LOG)
+    with filled_once(stack.settings, lambda empty: prepare(empty.dsn, LOG)) as settings:
         yield settings
 
 

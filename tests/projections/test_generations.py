@@ -574,7 +574,6 @@ def test_a_rebuild_whose_commits_are_lost_ends_and_goes_on_where_it_stands(
     monkeypatch.setattr("creditfold.processors.rebuild.partition.PIECES", 1)
     append(ledger_settings, history(3_000))
     log = describe_log(ledger_settings)
-    prepare(ledger_settings.dsn, log)
     ends = end_offsets(ledger_settings, log.topic, range(log.partitions))
     job = RebuildJob(ledger_settings.kafka_client, log.topic, log.partitions, 1, ends)
     with copy_of(ledger_settings) as copy:

@@ -6,7 +6,7 @@ They come to what each would alone, all or nothing, and what is wrong with one p
 import asyncio
 import itertools
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -29,7 +29,9 @@ from creditfold.projections.tables.setup import prepare
 from creditfold.schemas.wire import encode
 from helpers.credit_folds import assert_folded_to, forget_ids, in_memory
 from helpers.credit_histories import START_MS, history
+from helpers.ledgers import filled_once, new_database, patience
 from helpers.records import FakeRecord
+from helpers.stack_under_test import StackUnderTest
 from helpers.store import kill, lanes_of, wait_until_blocked
 from helpers.support import HANG_S, query
 from programs.rules_two import decide_two
@@ -40,11 +42,19 @@ PARTITIONS = 3
 Records = Sequence[Sequence[FakeRecord]]
 
 
+@pytest.fixture(scope="module")
+def empty(stack: StackUnderTest) -> Iterator[Settings]:
+    """What `shared` copies."""
+    log = Log("creditfold.commands.v1", "an-id", PARTITIONS)
+    with filled_once(stack.settings, lambda database: prepare(database.dsn, log)) as settings:
+        yield settings
+
+
 @pytest.fixture
-def shared(ledger_database: Settings) -> Settings:
+def shared(empty: Settings) -> Iterator[Settings]:
     """A database with an empty projection of several partitions."""
-    assert prepare(ledger_database.dsn, Log("creditfold.commands.v1", "an-id", PARTITIONS))
-    return ledger_database
+    with patience(), new_database(empty, empty) as settings:
+        yield settings
 
 
 def split(records: Sequence[FakeRecord]) -> Records:

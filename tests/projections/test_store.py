@@ -255,19 +255,19 @@ async def test_a_partition_that_another_worker_has_claimed_is_given_up(prepared:
         assert lost == [(0, True)]
 
 
-async def test_claims_under_way_are_no_false_alarm(ledger_settings: Settings) -> None:
+async def test_claims_under_way_are_no_false_alarm(ledger_database: Settings) -> None:
     """The second of two claims waits for its row; meanwhile the first is made, and its lane doesn't know it yet."""
-    prepare(ledger_settings.dsn, LOG._replace(partitions=2))
+    prepare(ledger_database.dsn, LOG._replace(partitions=2))
     lost: list[tuple[int, bool]] = []
     epoch = "SELECT epoch FROM ledger.progress WHERE log_partition = 0"
-    async with lanes_of(ledger_settings, lost, partitions=2) as lanes, connection_to(ledger_settings) as holder:
+    async with lanes_of(ledger_database, lost, partitions=2) as lanes, connection_to(ledger_database) as holder:
         await lanes.claim([0, 1])
         lanes.hold({0, 1})
-        (before,) = query(ledger_settings, epoch)
+        (before,) = query(ledger_database, epoch)
         async with holder.transaction():
             await holder.execute("SELECT FROM ledger_0001.progress WHERE log_partition = 1 FOR UPDATE")
             claiming = asyncio.create_task(lanes.claim([0, 1]))
-            while query(ledger_settings, epoch) == [before]:  # noqa: ASYNC110 - PostgreSQL makes no event.
+            while query(ledger_database, epoch) == [before]:  # noqa: ASYNC110 - PostgreSQL makes no event.
                 await asyncio.sleep(0)
             await lanes.give_up_displaced()
         await claiming
@@ -446,15 +446,15 @@ def test_a_full_disk_is_an_outage_that_does_not_pass_by_itself() -> None:
     assert is_full(error)
 
 
-async def test_many_prepare_at_once(ledger_settings: Settings) -> None:
+async def test_many_prepare_at_once(ledger_database: Settings) -> None:
     """Workers that start together don't trip over each other."""
-    made = await asyncio.gather(*(asyncio.to_thread(prepare, ledger_settings.dsn, LOG) for _ in range(6)))
+    made = await asyncio.gather(*(asyncio.to_thread(prepare, ledger_database.dsn, LOG) for _ in range(6)))
     assert sorted(made) == [False] * 5 + [True]
 
 
-def test_errors_of_connections_say_what_to_do(ledger_settings: Settings) -> None:
+def test_errors_of_connections_say_what_to_do(ledger_database: Settings) -> None:
     """No tables, no server, no such role, a connection string that isn't one."""
-    with pytest.raises(NotPreparedError, match="creditfold init"), connected(ledger_settings.dsn) as connection:
+    with pytest.raises(NotPreparedError, match="creditfold init"), connected(ledger_database.dsn) as connection:
         balances(connection, "ann")
     for dsn in ("postgresql://127.0.0.1:1/none", "nonsense", "postgresql://127.0.0.1:1/x?connect_timeout=soon"):
         with pytest.raises(PostgresUnavailableError, match="CREDITFOLD_POSTGRES_DSN"), connected(dsn):

@@ -14,7 +14,6 @@ import pytest
 import reference
 
 from creditfold.common.settings import Settings, load_settings
-from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import (
     Batch,
     Command,
@@ -172,7 +171,6 @@ def test_the_examples_run_on_servers(
     """As they are shown, one after the other on one ledger, with its worker and its publisher."""
     use(ledger_settings, monkeypatch)
     monkeypatch.chdir(tmp_path)
-    prepare_ledger(ledger_settings)
     with ExitStack() as running:
         running.enter_context(worker(ledger_settings, tmp_path))
         running.enter_context(publisher(ledger_settings, tmp_path))

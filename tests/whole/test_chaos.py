@@ -23,11 +23,9 @@ from confluent_kafka import Producer
 from creditfold.common.position import Position
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.log.topics import describe_log
 from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
 from creditfold.producers import CommandProducer, DeliveryFailedError, Outcome
 from creditfold.producers.models.commands import Encoded
-from creditfold.projections.tables.setup import prepare
 from creditfold.stack.embedded import service_status
 from helpers.log_surgery import cut_end
 from helpers.projection_copy import copy_of
@@ -236,7 +234,6 @@ def assert_each_folded_and_published_once(settings: Settings) -> SecondFold:
 def move_to(settings: Settings, disk: SmallDisk) -> None:
     """Have the ledger's tables on a disk that can be filled."""
     disk.resize(DISK_KB)
-    prepare(settings.dsn, describe_log(settings))
     activate(
         settings, rebuild(settings, Request(tablespace=disk.tablespace), Quiet()).number, ActivationOptions(), Quiet()
     )

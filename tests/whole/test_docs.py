@@ -13,7 +13,6 @@ import pytest
 from creditfold.cli.main import COMMANDS
 from creditfold.common.settings import Settings, load_settings
 from creditfold.ledger import RejectionReason, known_rules, limits
-from creditfold.processors.startup import prepare_ledger
 from creditfold.producers.models.commands import MODELS
 from creditfold.projections.connections import connected
 from creditfold.schemas.dead_letters import DeadLetterReason
@@ -43,7 +42,6 @@ def test_what_the_docs_show_is_what_happens(
     drop = "DROP ROLE IF EXISTS shop"
     with connected(ledger_settings.dsn) as connection:
         connection.execute(drop)
-    prepare_ledger(ledger_settings)
     with ExitStack() as running:
         running.enter_context(worker(ledger_settings, tmp_path))
         with_publisher = "creditfold follow " in path.read_text("utf-8")
@@ -74,7 +72,7 @@ def test_the_commands_without_make_are_those_of_the_makefile() -> None:
     own = {name: value for name, value in os.environ.items() if name not in names}
     make = ("make", "--always-make", "--dry-run", *targets)
     wanted = ran(*make, cwd=ROOT, env=own, check=True).stdout.replace("make: ", "")
-    for piece in ("-m venv .venv", "install --quiet --disable-pip-version-check -e '.[dev]'", ".venv/bin/pytest -n 6"):
+    for piece in ("-m venv .venv", "install --quiet --disable-pip-version-check -e '.[dev]'", ".venv/bin/pytest -n 5"):
         assert piece in wanted
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.processors.startup import prepare_ledger
 from helpers.command_line import run
 from helpers.documents import Runner, Walk
 from helpers.fork_server import Process
@@ -71,7 +70,6 @@ class Incident:
 @contextmanager
 def incident(settings: Settings, folder: Path, page: str) -> Iterator[Incident]:
     """A ledger with tables, and a page that is followed to its end."""
-    prepare_ledger(settings)
     with ExitStack() as running:
         found = Incident(settings, folder, page, running)
         yield found

@@ -14,7 +14,6 @@ from creditfold.common.spans import SPANS
 from creditfold.common.trace_context import trace_context
 from creditfold.common.waiting import wait_until
 from creditfold.processors.rebuild.steps import Request, rebuild
-from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import AsyncCommandProducer, CommandProducer, Grant, encode_command
 from creditfold.projections.access.keys import create_key
 from creditfold.projections.access.scopes import SCOPES
@@ -82,7 +81,6 @@ class Shop(NamedTuple):
 def open_shop(ledger: Settings, folder: Path, collector: str, receiver: str) -> Iterator[Shop]:
     more = {"otlp_endpoint": collector, "webhook_allowed_networks": LOOPBACK}
     settings = ledger.model_copy(update={**more, "api_port": free_port(), "api_log_requests": True})
-    prepare_ledger(settings)
     make_endpoint(settings, receiver, types=["command.accepted"])
     with connected(settings.dsn) as connection:
         key = create_key(connection, "shop", SCOPES, by=BY).text
@@ -174,7 +172,6 @@ def test_without_a_collector_the_context_goes_through_as_it_came(
 ) -> None:
     """To the outcome, to the webhook and its second try; a rebuild keeps it too."""
     settings = ledger_settings.model_copy(update={"webhook_allowed_networks": LOOPBACK})
-    prepare_ledger(settings)
     failed: list[Call] = []
 
     def answer(call: Call) -> Answer:
@@ -215,7 +212,6 @@ def test_without_a_collector_the_context_goes_through_as_it_came(
 
 def test_contexts_of_last_week_go(ledger_settings: Settings) -> None:
     """As new ones come, in each partition; one that comes late isn't kept at all."""
-    prepare_ledger(ledger_settings)
     old = """INSERT INTO ledger_0001.trace_contexts
              SELECT p, -n, (extract(epoch FROM now()) - 8 * 86400) * 1000, 'old' FROM generate_series(0, 3) p,
                  generate_series(1, 50) n"""
