@@ -69,13 +69,13 @@ def test_a_program_can_not_see_how_it_was_started(program: str, tmp_path: Path) 
 
 ENDING = """
 import atexit, sys, threading, time
+print("not flushed yet")
 atexit.register(print, "first registered, run last")
 atexit.register(print, "last registered, run first")
 def late():
-    time.sleep(0.05)
+    threading.main_thread().join()
     print("a thread that is waited for")
 threading.Thread(target=late).start()
-print("not flushed yet")
 """
 
 
