@@ -1,5 +1,6 @@
 """The pages on a door: who gets in, what support is asked for, and what hostile input does there."""
 
+import itertools
 import re
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
@@ -275,22 +276,33 @@ def test_a_long_statement_goes_on_and_each_line_leads_on(door: Door, visitor: Vi
     assert shown == [f"g-{n:02}" for n in reversed(range(30))]
 
 
+def account_with_brief_credits(door: Door) -> str:
+    """An account with 9 credits that end in a moment. Another one is taken where they came too late."""
+    for number in itertools.count():
+        account = f"timed-{number}"
+        ends = datetime.now(UTC) + timedelta(milliseconds=700)
+        door.append(account, "grants", "brief", asset="credits", amount=9, expires_at=ends.isoformat())
+        (*_, first) = door.http.get(f"/v1/accounts/{account}/history").json()["lines"]
+        if datetime.fromisoformat(first["decided_at"]) < ends:
+            return account
+    raise AssertionError
+
+
 def test_what_time_did_has_a_why_too(door: Door, visitor: Visitor) -> None:
     """It names the lot that ended, whose trace it leads to."""
-    ends = (datetime.now(UTC) + timedelta(milliseconds=700)).isoformat(timespec="milliseconds")
-    door.append("timed", "grants", "brief", asset="credits", amount=9, expires_at=ends)
+    account = account_with_brief_credits(door)
 
     def has_ended() -> bool:
         # Each command settles the account.
-        door.append("timed", "grants", asset="credits", amount=1)
-        return "9 credits ended unspent" in text_of(visitor.page("/console/accounts/timed"))
+        door.append(account, "grants", asset="credits", amount=1)
+        return "9 credits ended unspent" in text_of(visitor.page(f"/console/accounts/{account}"))
 
     assert wait_until(has_ended, HANG_S)
-    (line, *_) = [link for link in links_of(visitor.page("/console/accounts/timed")) if "/lines/" in link]
+    (line, *_) = [link for link in links_of(visitor.page(f"/console/accounts/{account}")) if "/lines/" in link]
     said = text_of(visitor.page(line))
     assert "9 credits ended unspent (brief)" in said
     assert "time did" in said
-    assert visitor.page("/console/accounts/timed/lines/9999", 404)
+    assert visitor.page(f"/console/accounts/{account}/lines/9999", 404)
 
 
 # Hostile input
