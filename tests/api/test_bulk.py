@@ -236,7 +236,7 @@ class Unfolded:
     def is_ready(self) -> bool:
         """Whether it serves."""
         try:
-            return httpx.get(f"{self.url}/health/ready", trust_env=False).status_code == 200
+            return httpx.get(f"{self.url}/health/ready", timeout=HANG_S, trust_env=False).status_code == 200
         except httpx.TransportError:
             return False
 

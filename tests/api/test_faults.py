@@ -244,7 +244,7 @@ def look_without_postgresql(door: Door, quick: Client) -> None:
     assert read.json()["code"] == "postgresql_unavailable"
     waited = door.append("quick", "grants", wait_s=1, asset="other", amount=1)
     assert waited.status_code == 202, waited.text
-    assert httpx.get(f"{door.url}/health/live", trust_env=False).status_code == 200
+    assert httpx.get(f"{door.url}/health/live", timeout=HANG_S, trust_env=False).status_code == 200
 
 
 def postgresql_goes_away(stack: StackUnderTest, door: Door, quick: Client) -> None:

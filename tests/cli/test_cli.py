@@ -676,7 +676,7 @@ def test_up_status_worker_and_down(bare: Cli, monkeypatch: pytest.MonkeyPatch) -
         taken = bare("serve")
         assert (taken.code, taken.out) == (1, "")
         assert f"The port {settings.api_port} on 127.0.0.1 can't be listened on: Address already in use." in taken.err
-        assert httpx.get(f"{url}/v1/progress", trust_env=False).status_code == 401
+        assert httpx.get(f"{url}/v1/progress", timeout=HANG_S, trust_env=False).status_code == 401
         assert bare("grant", "alice", "500", *PATIENT).code == 0
 
         def found() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import itertools
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -46,9 +47,14 @@ def test_who_isnt_logged_in_is_led_to_the_login_and_back(door: Door) -> None:
         assert key not in stranger.page("/console")
 
 
+def asked(url: str, **more: Any) -> httpx.Response:
+    """The answer to somebody who isn't logged in."""
+    return httpx.get(url, timeout=HANG_S, trust_env=False, **more)
+
+
 def test_the_login_page_ends_no_session(visitor: Visitor) -> None:
     """A link of another site leads there, with no cookie along: who has a session goes on with it."""
-    answer = httpx.get(f"{visitor.http.base_url}/console/login")
+    answer = asked(f"{visitor.http.base_url}/console/login")
     assert LOGIN_COOKIE in answer.cookies
     assert COOKIE not in answer.cookies
     assert visitor.http.get("/console").status_code == 200
@@ -72,13 +78,13 @@ def test_after_a_logout_the_cookie_opens_nothing(door: Door) -> None:
         visitor.log_in(door.make_key("read:balance").text)
         kept = visitor.http.cookies[COOKIE]
         assert visitor.send(visitor.page("/console"), "/console/logout").status_code == 303
-        assert httpx.get(f"{door.url}/console", cookies={COOKIE: kept}).status_code == 303
+        assert asked(f"{door.url}/console", cookies={COOKIE: kept}).status_code == 303
 
 
 def test_the_cookie_is_for_tls_only_unless_the_door_is_this_machines(door: Door) -> None:
     """A key mustn't go over the network in clear."""
     for host, is_secure in (("localhost:1", False), ("[::1]:1", False), ("door.example", True)):
-        cookie = httpx.get(f"{door.url}/console/login", headers={"Host": host}).headers["Set-Cookie"]
+        cookie = asked(f"{door.url}/console/login", headers={"Host": host}).headers["Set-Cookie"]
         assert ("Secure" in cookie) == is_secure
 
 

@@ -6,12 +6,21 @@ import { chromium } from "playwright-core";
 
 const asked = JSON.parse(process.argv[2]);
 const axe = readFileSync(new URL("./node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
-const browser = await chromium.launch({ executablePath: asked.browser, args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+// Longest wait for what must come: only a hang exceeds it, however slow the machine is.
+const HANG_MS = 300_000;
+const args = ["--no-sandbox", "--disable-dev-shm-usage"];
+const browser = await chromium.launch({ executablePath: asked.browser, args, timeout: HANG_MS });
 const THEMES = ["light", "dark"];
 const seen = { pages: [], console: [], clicks: {}, keyboard: {} };
 
+async function newContext(options) {
+  const context = await browser.newContext(options);
+  context.setDefaultTimeout(HANG_MS);
+  return context;
+}
+
 async function opened(colorScheme, width) {
-  const context = await browser.newContext({ colorScheme, viewport: { width, height: 900 }, baseURL: asked.url });
+  const context = await newContext({ colorScheme, viewport: { width, height: 900 }, baseURL: asked.url });
   const page = await context.newPage();
   page.on("console", (message) => ["error", "warning"].includes(message.type()) && seen.console.push(message.text()));
   page.on("pageerror", (error) => seen.console.push(String(error)));
@@ -112,10 +121,10 @@ await follow(page, () => page.click("main button"));
 seen.open = new URL(page.url()).pathname;
 
 // By an identity provider, which is another site, without JavaScript; in an address of its own name the door is one.
-const byProvider = await browser.newContext({ javaScriptEnabled: false });
+const byProvider = await newContext({ javaScriptEnabled: false });
 const login = await byProvider.newPage();
 await login.goto(asked.provided + asked.shown);
-await login.click("main a.button");
+await follow(login, () => login.click("main a.button"));
 seen.provider = { asked: new URL(login.url()).host };
 await login.click("button >> nth=0");
 await login.waitForURL(asked.provided + asked.shown);
