@@ -37,7 +37,7 @@ INSTALLING = (
     "python3 -m venv .venv",
     ".venv/bin/pip install -e '.[dev]'",
     ".venv/bin/creditfold demo",
-    ".venv/bin/pytest -n 5 -m 'not chaos'",
+    ".venv/bin/pytest -n 4 -m 'not chaos'",
 )
 #: Commands that start or stop what the fixtures own. tests/cli/test_cli.py runs each of them.
 OF_SERVERS = {"up", "down", "demo"}

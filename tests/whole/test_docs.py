@@ -72,7 +72,7 @@ def test_the_commands_without_make_are_those_of_the_makefile() -> None:
     own = {name: value for name, value in os.environ.items() if name not in names}
     make = ("make", "--always-make", "--dry-run", *targets)
     wanted = ran(*make, cwd=ROOT, env=own, check=True).stdout.replace("make: ", "")
-    for piece in ("-m venv .venv", "install --quiet --disable-pip-version-check -e '.[dev]'", ".venv/bin/pytest -n 5"):
+    for piece in ("-m venv .venv", "install --quiet --disable-pip-version-check -e '.[dev]'", ".venv/bin/pytest -n 4"):
         assert piece in wanted
 
 
