@@ -28,8 +28,7 @@ from creditfold.common.settings import Settings, load_settings
 from creditfold.producers import CommandProducer
 from creditfold.projections.tables.setup import prepare
 from helpers.command_line import use
-from helpers.databases import with_dsn
-from helpers.kept_sessions import kept_sessions
+from helpers.kept_sessions import dsn_of_another, kept_sessions
 from helpers.ledgers import filled_once, new_database, patience, topics_made, with_topics_of_its_own
 from helpers.small_disk import SmallDisk, mounted
 from helpers.stack_under_test import StackUnderTest
@@ -115,7 +114,7 @@ def stack() -> Iterator[StackUnderTest]:
     under_test = StackUnderTest.chosen()
     try:
         under_test.start()
-        with kept_sessions(with_dsn(under_test.settings, dbname="postgres").dsn):
+        with kept_sessions(dsn_of_another(under_test.settings)):
             yield under_test
     finally:
         under_test.stop()

@@ -30,9 +30,14 @@ def session(settings: Settings) -> AbstractContextManager[Connection[Any]]:
     return _borrowed(settings.dsn, lambda: connected(settings.dsn))
 
 
+def dsn_of_another(settings: Settings) -> str:
+    """The connection string of a database that is always there, for what is done to the test's own."""
+    return make_conninfo(settings.dsn, dbname="postgres")
+
+
 def administrator(settings: Settings) -> AbstractContextManager[Connection[Any]]:
     """A session in autocommit of another database of the server, which may refuse, in psycopg's words."""
-    dsn = make_conninfo(settings.dsn, dbname="postgres")
+    dsn = dsn_of_another(settings)
     return _borrowed(dsn, lambda: psycopg.connect(dsn, autocommit=True))
 
 

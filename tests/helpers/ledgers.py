@@ -71,18 +71,18 @@ def new_database(settings: Settings, template: Settings | None = None) -> Iterat
 def filled_once(settings: Settings, fill: Callable[[Settings], object]) -> Iterator[Settings]:
     """A database that is filled, for others that are copies of it."""
     with new_database(settings) as database:
-        with patience():
-            fill(database)
-        _note_sequences(database)
+        _fill_to_copy(database, fill)
         yield database
 
 
-def _note_sequences(settings: Settings) -> None:
-    """Have copies of a database note in their own log what their sequences give.
+def _fill_to_copy(settings: Settings, fill: Callable[[Settings], object]) -> None:
+    """Fill a database, and have copies of it note in their own log what their sequences give.
 
     A sequence notes 32 values in advance, in the log of the database that it was copied from: a crash of PostgreSQL
     would have the copy give the same ones again.
     """
+    with patience():
+        fill(settings)
     with session(settings) as connection:
         connection.execute(
             """SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, last_value)
@@ -150,7 +150,5 @@ def make_topics(admin: KafkaAdmin, settings: Settings) -> Log:
 def ledger_to_copy(settings: Settings, fill: Callable[[Settings], object]) -> Iterator[Settings]:
     """A ledger with topics and a database of its own that is filled once, for tests that leave its log as it is."""
     with new_database(settings) as database, topics_made(with_topics_of_its_own(database)) as ledger:
-        with patience():
-            fill(ledger)
-        _note_sequences(ledger)
+        _fill_to_copy(ledger, fill)
         yield ledger

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.sql import SQL, Identifier
 
 from creditfold.common.settings import Settings
+from helpers.kept_sessions import dsn_of_another
 
 
 class ProjectionCopy:
@@ -24,7 +25,7 @@ class ProjectionCopy:
     def __init__(self, settings: Settings) -> None:
         self._name = str(conninfo_to_dict(settings.dsn)["dbname"])
         self._copy = f"{self._name}_copy"
-        self._admin = make_conninfo(settings.dsn, dbname="postgres")
+        self._admin = dsn_of_another(settings)
 
     def take(self) -> None:
         """Copy the database as it is now, in place of an earlier copy."""
