@@ -29,6 +29,8 @@ READY_BOUND_S = 120.0
 STOP_BOUND_S = 30.0
 FORMAT_BOUND_S = 120.0
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost")
+#: Options of Java for what takes less than a second: its best compiler, and threads for garbage, cost more.
+BRIEFLY = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 _LISTENER = re.compile(r"^listeners=PLAINTEXT://127\.0\.0\.1:(\d+),", re.MULTILINE)
 _CLUSTER = re.compile(r"^cluster\.id=(\S+)", re.MULTILINE)
@@ -203,6 +205,10 @@ class EmbeddedKafka:
             f"num.io.threads={min(8, max(2, os.cpu_count() or 2))}",
             "num.network.threads=1",
             "background.threads=2",
+            # One that was killed is let in again when its former session has run out, 9 s by default, though nobody but
+            # itself could have it. It asks once in each interval.
+            "broker.session.timeout.ms=3000",
+            "broker.heartbeat.interval.ms=500",
             "group.initial.rebalance.delay.ms=0",
             # By default an idle broker writes two records a second that say nothing but that it is there.
             "metadata.max.idle.interval.ms=10000",
@@ -227,7 +233,7 @@ class EmbeddedKafka:
             return
         shutil.rmtree(fresh, ignore_errors=True)
         done = run(
-            [*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", "format.properties"],
+            [*java, *BRIEFLY, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", "format.properties"],
             cwd=self._home,
             bound_s=FORMAT_BOUND_S,
             env=java_environment(),

@@ -1,5 +1,6 @@
 """The console where its servers are away, and without keys."""
 
+import functools
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -7,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from creditfold.api import append, latest
+from creditfold.api import latest, service
 from creditfold.api.ends import LogEnds
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
-from creditfold.console import books
+from creditfold.console import books, helping
+from creditfold.producers import AsyncCommandProducer
 from creditfold.projections.connections import connected
 from helpers.console import Visitor, text_of
 from helpers.doors import Door, serving
@@ -60,7 +62,10 @@ def test_where_kafka_is_away_reads_go_on_and_appends_say_what_is_the_matter(
 ) -> None:
     """Operation names it and shows what PostgreSQL knows; a command may count, and the page says so."""
     door.grant("read-on", 7)
-    monkeypatch.setattr(append, "CONFIRM_S", 0.5)
+    monkeypatch.setattr(helping, "WAIT", "wait=1")
+    # A door that ends waits for what Kafka may still have.
+    brief = functools.partial(AsyncCommandProducer, delivery_timeout_s=3.0)
+    monkeypatch.setattr(service, "AsyncCommandProducer", brief)
     key = door.make_key("read:balance", "read:statement", "manual:grant", "operate:rules").text
     with (
         serving(door.settings.model_copy(update={"kafka_bootstrap": "127.0.0.1:9"})) as url,
