@@ -85,14 +85,15 @@ demo: $(BIN)/python
 # Compiling takes one processor core a minute, in which all else is installed and the servers start: what needs the
 # compiled core, a worker, waits for it. Where nothing but the compiled core may run, so does all that is ours.
 define while-compiling
-$(COMPILE) & $(MAKE) --no-print-directory $(VENV)/.installed && \
+$(COMPILE) & $(MAKE) --no-print-directory $(VENV)/.installed$(2) && \
 	{ [ "$$CREDITFOLD_CORE" != compiled ] || wait $$!; } && $(1); code=$$?; \
 	[ $$code = 0 ] || kill $$! 2>/dev/null; wait; exit $$code
 endef
 
 # Every check, and every test.
-test: $(VENV)/.installed-dev
-	@$(MAKE) --no-print-directory tests CHECKED_BEFORE=checks
+test: $(BIN)/python
+	$(need-environment)
+	@$(call while-compiling,$(MAKE) --no-print-directory tests CHECKED_BEFORE=checks,-dev)
 
 # Every test, those of each core in one run, and both at once: what is compiled for the one takes more than a minute of
 # one core alone, in which the other begins, and short tests of one fill what long ones of the other leave.
@@ -254,10 +255,12 @@ define need-python
 	echo 'try: $(2)' >&2; exit 1; }
 endef
 
-# One that was killed while it was made has a Python and no pip yet.
+# One that was killed while it was made has a Python and no pip yet. A pip of Python 3.11 takes twice as long as a later
+# one; where none can be had, it does. It is there before compiling begins beside, which runs it too.
 define need-environment
 $(call need-python,$(BIN)/python,rm -rf $(VENV); then the same again)
 @[ -e $(VENV)/.installed ] || $(BIN)/python -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV)
+@[ -e $(VENV)/.installed ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25' 2>/dev/null || true
 endef
 
 # Its Python may be gone, and what was installed for that is of no use for another.
@@ -271,10 +274,9 @@ $(BIN)/python:
 		echo 'error: $(PYTHON) makes no virtual environment.' >&2; \
 		echo 'try: apt-get install python3-venv' >&2; exit 1; }
 
-# The sources themselves; they are compiled by the other targets, beside this. A pip of Python 3.11 takes twice as long as
-# a later one; where none can be had, it does. What is imported is compiled to bytecode then: that is a part of it all.
+# The sources themselves; they are compiled by the other targets, beside this. What is imported is compiled to bytecode
+# then: that is a part of it all.
 define install
-@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25' 2>/dev/null || true
 @PYTHONWARNINGS=ignore CREDITFOLD_CORE=plain \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(1)]' -c constraints.txt --no-compile || { \
 	echo 'error: pip could not install what is needed; what it says is above.' >&2; \
