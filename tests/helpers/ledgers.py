@@ -54,7 +54,8 @@ def new_database(settings: Settings, template: Settings | None = None) -> Iterat
         if template is not None:
             end_sessions(template.dsn)
         with suppress(ObjectInUse):
-            server(settings, "CREATE DATABASE {} TEMPLATE {}", name, source)
+            # Its files as they are: by default each page of it goes through the log, which takes a quarter more.
+            server(settings, "CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy", name, source)
             return True
         return False
 
