@@ -123,11 +123,8 @@ class EmbeddedKafka:
         self.check()
         if self.pid is not None:
             return False
-        java = find_java()
-        on_step(f"Kafka runs on Java {java.major} of {java.source}")
+        command = self._java_command(on_step)
         self._home.mkdir(parents=True, exist_ok=True)
-        jars = fetched_jars(self._settings, on_step)
-        command = java_command(java, jars, on_step)
         self._write_configuration()
         self._format(command)
         # Again, since fetching may have taken minutes.
@@ -182,6 +179,11 @@ class EmbeddedKafka:
             found = _CLUSTER.search((self._home / "data" / "meta.properties").read_text("ascii", "replace"))
             return found is not None and kafka_answers(self._settings, cluster_id=found[1])
         return False
+
+    def _java_command(self, on_step: Callable[[str], None]) -> list[str]:
+        java = find_java()
+        on_step(f"Kafka runs on Java {java.major} of {java.source}")
+        return java_command(java, fetched_jars(self._settings, on_step), on_step)
 
     def _write_configuration(self) -> None:
         # Java reads properties as Latin-1 and log.dirs as a list by commas, so no path stands in there: all are
