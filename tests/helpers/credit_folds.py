@@ -4,6 +4,9 @@ import random
 from collections.abc import Sequence
 
 import pytest
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
 
 from creditfold.common.settings import Settings
 from creditfold.ledger import CreditBook
@@ -65,21 +68,31 @@ async def fold_in_pieces(
 ) -> None:
     """Fold records in transactions of any size: without a cache one by one, with one in several pieces too."""
     async with fold_pool(settings.dsn, "test", 2) as pool:
-        won = await claim(pool, 0, "test")
-        at = won.next_offset
-        while at < len(records):
-            pieces = chance.choice((1, 4)) if cache is not None else 1
-            own = cache or AccountCache()
-            async with pool.connection() as connection, chunk_transaction(connection, 0, won, own) as transaction:
-                for _ in range(pieces):
-                    end = min(len(records), at + chance.choice((1, 3, 10, 40)))
-                    reads = fast.read(records[at:end], 0, 1, own.store)
-                    reached = await fold_chunk(transaction, reads, end, own)
-                    assert reached > at
-                    at = reached
-                    if reached < end or at == len(records):
-                        break
-            own.trim()
+        await fold_on(pool, records, chance, cache)
+
+
+async def fold_on(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+    records: Sequence[FakeRecord],
+    chance: random.Random,
+    cache: AccountCache | None,
+) -> None:
+    """The same on sessions that stay: for the next records they know the tables."""
+    won = await claim(pool, 0, "test")
+    at = won.next_offset
+    while at < len(records):
+        pieces = chance.choice((1, 4)) if cache is not None else 1
+        own = cache or AccountCache()
+        async with pool.connection() as connection, chunk_transaction(connection, 0, won, own) as transaction:
+            for _ in range(pieces):
+                end = min(len(records), at + chance.choice((1, 3, 10, 40)))
+                reads = fast.read(records[at:end], 0, 1, own.store)
+                reached = await fold_chunk(transaction, reads, end, own)
+                assert reached > at
+                at = reached
+                if reached < end or at == len(records):
+                    break
+        own.trim()
 
 
 def forget_ids(monkeypatch: pytest.MonkeyPatch) -> None:

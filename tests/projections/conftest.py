@@ -10,7 +10,7 @@ from helpers.generations import history
 from helpers.ledgers import filled_once, ledger_to_copy, new_database, patience, with_topics_of_its_own
 from helpers.stack_under_test import StackUnderTest
 from helpers.store import LOG
-from helpers.support import append, fold_log
+from helpers.support import append, execute, fold_log
 
 
 @pytest.fixture(scope="session")
@@ -31,17 +31,17 @@ def prepared(empty_projection: Settings) -> Iterator[Settings]:
 def folded(ledger_settings: Settings, request: pytest.FixtureRequest) -> Settings:
     """A ledger with some records folded into its live generation, and no worker running.
 
-    They are a thousand, enough for each partition to have hundreds. A module whose tests stop a fold in the middle says
-    with FOLDED that it needs more.
+    They are five hundred, enough for each partition to have over a hundred. A module whose tests stop a fold in the
+    middle says with FOLDED that it needs more.
     """
-    fold_history(ledger_settings, getattr(request.module, "FOLDED", 1_000))
+    fold_history(ledger_settings, getattr(request.module, "FOLDED", 500))
     return ledger_settings
 
 
 @pytest.fixture(scope="module")
 def folded_once(stack: StackUnderTest) -> Iterator[Settings]:
     """What `copied` copies. A module may have another ledger copied."""
-    with ledger_to_copy(stack.settings, lambda ledger: fold_history(ledger, 1_000)) as ledger:
+    with ledger_to_copy(stack.settings, lambda ledger: fold_history(ledger, 500)) as ledger:
         yield ledger
 
 
@@ -55,3 +55,5 @@ def copied(folded_once: Settings) -> Iterator[Settings]:
 def fold_history(ledger: Settings, count: int) -> None:
     append(ledger, history(count))
     fold_log(ledger)
+    # Who waits for a worker's claim would take this fold's for one.
+    execute(ledger, "UPDATE ledger_0001.progress SET owner = ''")

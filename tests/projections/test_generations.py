@@ -75,13 +75,13 @@ from helpers.support import (
 pytestmark = pytest.mark.compiled_core
 
 #: How many records `folded` has: rebuilds are stopped in several places of it.
-FOLDED = 3_000
+FOLDED = 2_000
 
 
 def test_a_rebuild_equals_what_workers_folded(ledger_settings: Settings, tmp_path: Path) -> None:
     """Row by row, in every table, the hash chain and its checkpoints included; the live one is not touched."""
     folded = ledger_settings
-    append(folded, history(3_000))
+    append(folded, history(FOLDED))
     with worker(folded, tmp_path):
         wait_until_folded(folded)
     before = rows_of(folded, 1)
@@ -162,7 +162,7 @@ def test_activating_switches_readers_and_workers(folded: Settings, tmp_path: Pat
         append(folded, history(2_000, 2, 3_000))
         done = activate(folded, 2, ActivationOptions(), WATCH)
         assert (done.old, done.new) == (1, 2)
-        append(folded, history(2_000, 3, 5_000))
+        append(folded, history(500, 3, 5_000))
         wait_until_folded(folded)
         assert query(folded, "SELECT DISTINCT generation FROM ledger.progress") == [(2,)]
         assert states(folded) == {1: "retired", 2: "live"}
@@ -181,17 +181,12 @@ def test_activating_switches_readers_and_workers(folded: Settings, tmp_path: Pat
 def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -> None:
     """Positions that readers see go up only, while generations are switched to and fro and a worker folds."""
     rebuild(folded, Request(), WATCH)
-    readers: list[subprocess.Popen[str]] = [
-        Process(
-            [str(ROOT / "tests" / "programs" / "watch_positions.py"), *order],
-            env=environment(folded),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for order in ([], ["journal first"])
-    ]
-    try:
-        with worker(folded, tmp_path):
+    # They read without a pause, which costs two processors: not while a worker comes up or ends.
+    with worker(folded, tmp_path):
+        append(folded, history(20, 9, 8_000))
+        wait_until_folded(folded)
+        readers = watching(folded)
+        try:
             await_sight(readers, 1)
             for turn, number in enumerate((2, 1, 2, 1)):
                 append(folded, history(500, turn, 3_000 + 500 * turn))
@@ -199,13 +194,22 @@ def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -
                 if not turn:
                     await_sight(readers, 2)
             wait_until_folded(folded)
-    finally:
-        for reader in readers:
-            reader.send_signal(signal.SIGTERM)
+        finally:
+            for reader in readers:
+                reader.send_signal(signal.SIGTERM)
     for reader in readers:
         seen, generations_seen = json.loads(reader.communicate(timeout=HANG_S)[0])
         assert seen == [], "positions went backwards, or a statement saw two generations"
         assert {1, 2} <= set(generations_seen)
+
+
+def watching(settings: Settings) -> "list[subprocess.Popen[str]]":
+    """Readers, by either order of the views."""
+    program = str(ROOT / "tests" / "programs" / "watch_positions.py")
+    return [
+        Process([program, *order], env=environment(settings), stdout=subprocess.PIPE, text=True)
+        for order in ([], ["journal first"])
+    ]
 
 
 def await_sight(readers: "list[subprocess.Popen[str]]", number: int) -> None:
@@ -451,7 +455,7 @@ def test_a_rebuild_that_is_stopped_says_how_to_go_on(folded: Settings, number: s
     command = [str(ROOT / "tests" / "programs" / "small_pieces.py"), "rebuild", "--processes", "2"]
     with gate_in(folded, 2) as gate:
         for partition in range(4):
-            gate.close(partition, 500)
+            gate.close(partition, 400)
         process = Process(command, env=environment(folded), stderr=subprocess.PIPE, text=True)
         assert wait_until(lambda: gate.waiting() == 2 and progressed(folded) > 0, HANG_S)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -478,7 +482,7 @@ def test_a_topic_made_anew_is_refused(folded: Settings) -> None:
         rebuild(folded, Request(resume=2), WATCH)
     with pytest.raises(LogChangedError):
         activate(folded, 2, ActivationOptions(), WATCH)
-    append(folded, history(3_000))
+    append(folded, history(FOLDED))
     new = rebuild(folded, Request(), WATCH)
     with pytest.raises(LogChangedError, match="folded from another"):
         activate(folded, new.number, ActivationOptions(), WATCH)

@@ -16,8 +16,9 @@ from creditfold.ledger.commands import KINDS, Batch, Command
 from creditfold.ledger.facts import Accepted, CreditOutcome, Rejected
 from creditfold.processors.fold.chunk import fold, keys, read_one
 from creditfold.processors.fold.preview import decide_next, preview
+from creditfold.projections.connections import fold_pool
 from creditfold.projections.store.results import ChunkResult, DeadLetter
-from helpers.credit_folds import fold_in_pieces
+from helpers.credit_folds import fold_on
 from helpers.credit_histories import history
 
 pytestmark = pytest.mark.both_cores
@@ -101,7 +102,10 @@ async def test_a_preview_of_what_is_stored_is_the_decision(prepared: Settings, s
     records, chance, book = history(seed, 240, plain=0.2), random.Random(seed), CreditBook()
     outcomes = []
     at = 0
-    async with await AsyncConnection.connect(prepared.dsn, autocommit=True) as connection:
+    async with (
+        await AsyncConnection.connect(prepared.dsn, autocommit=True) as connection,
+        fold_pool(prepared.dsn, "test", 2) as pool,
+    ):
         while at < len(records):
             record = records[at]
             content = read_one(record, 0, 1)
@@ -115,7 +119,7 @@ async def test_a_preview_of_what_is_stored_is_the_decision(prepared: Settings, s
                 outcomes.append(assert_is_what_was_decided(found.outcome, decided))
             following = min(len(records), at + 1 + chance.randrange(5))
             fold([(one, read_one(one, 0, 1)) for one in records[at + 1 : following]], book, following)
-            await fold_in_pieces(prepared, records[:following], chance, None)
+            await fold_on(pool, records[:following], chance, None)
             at = following
     assert {"accepted", "insufficient_credits"} <= set(outcomes)
     assert len(outcomes) > 50

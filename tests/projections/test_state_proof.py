@@ -29,7 +29,7 @@ from programs.rules_two import decide_two
 def folded_once(stack: StackUnderTest) -> Iterator[Settings]:
     """A ledger of credits in its live generation, searched by what some commands say."""
     settings = stack.settings.model_copy(update={"searchable_metadata": "k"})
-    with ledger_to_copy(settings, lambda ledger: _fold(ledger, topic(8, 700))) as ledger:
+    with ledger_to_copy(settings, lambda ledger: _fold(ledger, topic(8, 500))) as ledger:
         yield ledger
 
 
@@ -55,7 +55,7 @@ def test_every_rebuild_comes_to_the_same(copied: Settings, monkeypatch: pytest.M
 def test_old_records_are_decided_by_the_old_rules(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rules 2 come into force in the middle: every replay decides what was before by rules 1, row by row the same."""
     monkeypatch.setitem(RULESETS, 2, decide_two)
-    _fold(ledger_settings, topic(5, 900, next_rules=2))
+    _fold(ledger_settings, topic(5, 450, next_rules=2))
     by_rules = query(ledger_settings, "SELECT rules, count(*) > 100 FROM ledger_0001.journal GROUP BY 1 ORDER BY 1")
     assert by_rules == [(1, True), (2, True)]
     first = "SELECT max(log_offset) FROM ledger_0001.journal WHERE rules = 1 AND log_partition = a.log_partition"
