@@ -329,6 +329,7 @@ def test_what_cannot_be_read_keeps_nobody_else_waiting(
         assert wait_until(lambda: [1] in waiting(), HANG_S), waiting()
         assert wait_until(lambda: again.said("records can't be read at all"), HANG_S), again.text()[-3000:]
         monkeypatch.setattr(health, "IDLE_S", 0.0)
+        monkeypatch.setattr(health, "UNOWNED_S", 0.0)
 
         def stuck() -> list[int]:
             rows = cli("status", "--json", "--interval", "0.05").json["partitions"]
