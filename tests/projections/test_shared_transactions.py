@@ -126,7 +126,7 @@ async def test_together_comes_to_the_same_as_alone(
     if seed % 2:
         monkeypatch.setattr(fold_module, "MOST_MADE", 3)
         monkeypatch.setattr(fold_module, "MOST_LOTS", 5)
-    log = split(history(seed, 400, plain=plain))
+    log = split(history(seed, 350 if plain else 400, plain=plain))
     assert min(map(len, log)) > 30
     async with lanes_of(shared, partitions=PARTITIONS) as lanes:
         await feed(lanes, await lanes.claim(range(PARTITIONS)), log, random.Random(seed))

@@ -29,7 +29,7 @@ from programs.rules_two import decide_two
 def folded_once(stack: StackUnderTest) -> Iterator[Settings]:
     """A ledger of credits in its live generation, searched by what some commands say."""
     settings = stack.settings.model_copy(update={"searchable_metadata": "k"})
-    with ledger_to_copy(settings, lambda ledger: _fold(ledger, topic(8, 500))) as ledger:
+    with ledger_to_copy(settings, lambda ledger: _fold(ledger, topic(8, 600))) as ledger:
         yield ledger
 
 
