@@ -28,6 +28,11 @@ def test_no_route_fails_or_answers_what_is_not_documented(door: Door, tmp_path: 
     door.grant("ada", 500)
     rules = (PROGRAMS / "fuzz.toml").read_text("utf-8")
     (tmp_path / "schemathesis.toml").write_text(rules if EXAMPLES else rules + BRIEF, "utf-8")
+    # What it knows of Unicode takes seconds to find out; the other tests keep it there, too.
+    unicode = ROOT / ".hypothesis" / "unicode_data"
+    unicode.mkdir(parents=True, exist_ok=True)
+    (tmp_path / ".hypothesis").mkdir()
+    (tmp_path / ".hypothesis" / "unicode_data").symlink_to(unicode)
     program = Path(sys.executable).with_name("schemathesis")
     options = ("--max-examples", EXAMPLES or "3", "--seed", str(SEED), "--no-color", "--warnings", "off")
     env = os.environ | {"SCHEMATHESIS_HOOKS": "fuzz_hooks", "PYTHONPATH": str(PROGRAMS), "NO_PROXY": "*"}

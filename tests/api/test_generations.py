@@ -11,12 +11,11 @@ import httpx
 import pytest
 
 from creditfold.common.waiting import wait_until
-from creditfold.processors import operations
 from creditfold.projections.access.audit import Actor
 from creditfold.projections.access.operations import OperationGoneError, begin_operation, record_end
 from creditfold.projections.access.operations import running as taken
 from creditfold.projections.connections import connected
-from helpers.doors import Door, serving
+from helpers.doors import Door, forked_operations, serving
 from helpers.fork_server import Process
 from helpers.holds import gate_in
 from helpers.stack_under_test import free_port
@@ -26,24 +25,13 @@ pytestmark = pytest.mark.stack
 
 WHY = {"why": "a test needs it"}
 REBUILD = "/v1/generations:rebuild"
-#: The processes of operations, in the order in which they were started.
-STARTED: list[Process] = []
-#: What they run, by the test that is being run.
-PROGRAM: list[str] = []
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forked() -> Iterator[None]:
-    """Operations are processes that are forked, and known to the tests."""
-
-    def start(arguments: list[str], *, start_new_session: bool, **options: Any) -> Process:
-        assert start_new_session
-        STARTED.append(Process([*PROGRAM, *arguments[1:]], env=dict(os.environ), **options))
-        return STARTED[-1]
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(operations, "Popen", start)
-        yield
+@pytest.fixture
+def started(door: Door) -> Iterator[list[Process]]:
+    """The processes of operations that a test has begun, in their order."""
+    with forked_operations() as found:
+        yield found
 
 
 def begun(door: Door, path: str, **body: Any) -> dict[str, Any]:
@@ -146,7 +134,9 @@ def test_a_generation_is_made_proven_switched_to_and_the_old_one_dropped(door: D
     assert more["operations"][0] == shown(door, rebuilt)
 
 
-def test_one_that_runs_is_left_alone_and_one_that_was_killed_goes_on(door: Door, account: str) -> None:
+def test_one_that_runs_is_left_alone_and_one_that_was_killed_goes_on(
+    door: Door, account: str, started: list[Process]
+) -> None:
     """Others who want the same meanwhile get told which it is. After a kill it is interrupted, and is resumed."""
     door.grant(account, 5)
     number = next_number(door)
@@ -169,7 +159,7 @@ def test_one_that_runs_is_left_alone_and_one_that_was_killed_goes_on(door: Door,
         assert problem(door.http.delete(f"/v1/generations/{number}", params=WHY)) == (409, "generation_refused")
         last = door.http.get("/v1/audit", params={"limit": 1}).json()["lines"][0]
         assert "is being folded by somebody else" in last["after"]["error"]
-        STARTED[-1].kill()
+        started[-1].kill()
         assert wait_until(lambda: shown(door, running)["state"] == "interrupted", HANG_S)
     assert f'"resume": {number}' in shown(door, running)["remedy"]
     assert generations(door)[number] == "building"
@@ -194,15 +184,14 @@ def audited(door: Door, count: int) -> list[tuple[str, str, Any]]:
 
 @pytest.mark.parametrize("few_records", [None, 0], ids=["in one process", "in processes of its own"])
 def test_a_rebuild_that_is_cancelled_in_the_middle_is_resumed(
-    door: Door, account: str, few_records: int | None, monkeypatch: pytest.MonkeyPatch
+    door: Door, account: str, few_records: int | None
 ) -> None:
     """It ends in order, whoever asks once more; another can be begun, and what was folded stays."""
-    if few_records is not None:
-        constant = f"creditfold.processors.rebuild.steps.FEW_RECORDS={few_records}"
-        monkeypatch.setitem(globals(), "PROGRAM", [WITH_CONSTANTS, constant])
+    constant = f"creditfold.processors.rebuild.steps.FEW_RECORDS={few_records}"
+    program = () if few_records is None else (WITH_CONSTANTS, constant)
     door.grant(account[:100], 5)
     number = next_number(door)
-    with gate_in(door.settings, number) as gate:
+    with gate_in(door.settings, number) as gate, forked_operations(program) as started:
         for partition in range(door.settings.partitions):
             gate.close(partition, 0)
         running = begun(door, REBUILD, processes=2)
@@ -218,7 +207,7 @@ def test_a_rebuild_that_is_cancelled_in_the_middle_is_resumed(
         first = cancelled(door, running, 202)
         assert (first["state"], first["ended_at"]) == ("cancelling", None)
         over = ended(door, running)
-        assert STARTED[-1].wait(HANG_S) == 0
+        assert started[-1].wait(HANG_S) == 0
     assert (over["state"], over["generation"], over["result"], over["error"]) == ("cancelled", number, None, None)
     assert f'"resume": {number}' in over["remedy"]
     assert cancelled(door, running, 200) == over
@@ -228,7 +217,8 @@ def test_a_rebuild_that_is_cancelled_in_the_middle_is_resumed(
         ("generations.rebuild", "a test needs it", "cancelled"),
     ]
     assert generations(door)[number] == "building"
-    resumed = done(door, REBUILD, resume=number)
+    with forked_operations(program):
+        resumed = done(door, REBUILD, resume=number)
     assert (resumed["generation"], generations(door)[number]) == (number, "ready")
     assert cancelled(door, resumed, 200) == resumed
     assert door.http.delete(f"/v1/generations/{number}", params=WHY).status_code == 200
@@ -271,7 +261,9 @@ def test_one_that_has_not_begun_is_cancelled_at_once(door: Door) -> None:
         assert door.http.post(path, json=WHY).json()["state"] == "done"
 
 
-def test_one_whose_process_dies_while_it_is_cancelled_is_interrupted(door: Door, account: str) -> None:
+def test_one_whose_process_dies_while_it_is_cancelled_is_interrupted(
+    door: Door, account: str, started: list[Process]
+) -> None:
     """Nobody says that it ended in order; it stays so, whoever cancels it then."""
     door.grant(account, 5)
     number = next_number(door)
@@ -280,12 +272,12 @@ def test_one_whose_process_dies_while_it_is_cancelled_is_interrupted(door: Door,
             gate.close(partition, 0)
         found = begun(door, REBUILD, processes=1)
         assert wait_until(lambda: gate.waiting() > 0, HANG_S), shown(door, found)
-        os.kill(STARTED[-1].pid, signal.SIGSTOP)
+        os.kill(started[-1].pid, signal.SIGSTOP)
         assert cancelled(door, found, 202)["state"] == "cancelling"
         assert cancelled(door, found, 202)["state"] == "cancelling"
         again = door.http.post(REBUILD, json=WHY)
         assert problem(again) == (409, "operation_under_way")
-        STARTED[-1].kill()
+        started[-1].kill()
         assert wait_until(lambda: shown(door, found)["state"] == "interrupted", HANG_S)
         assert cancelled(door, found, 200)["state"] == "interrupted"
     assert [action for action, _, _ in audited(door, 2)] == ["generations.rebuild", "operations.cancel"]
@@ -451,21 +443,20 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any] | None, int, str]] = {
 }
 
 
-def test_what_cannot_be_is_refused_at_once_and_begins_nothing(door: Door) -> None:
+def test_what_cannot_be_is_refused_at_once_and_begins_nothing(door: Door, started: list[Process]) -> None:
     """With a problem that says which it is; nothing is begun and nothing is dropped."""
     number = live(door)
-    before = (door.http.get("/v1/operations").json(), generations(door), len(STARTED))
+    before = (door.http.get("/v1/operations").json(), generations(door))
     for name, (method, path, body, status, code) in REFUSED.items():
         sent = body and {key: number if value == "live" else value for key, value in body.items()}
         answer = door.http.request(method, path.replace("/live", f"/{number}"), json=sent)
         assert problem(answer) == (status, code), (name, answer.text)
         assert answer.json()["remedy"], name
-    assert (door.http.get("/v1/operations").json(), generations(door), len(STARTED)) == before
+    assert (door.http.get("/v1/operations").json(), generations(door), started) == (*before, [])
 
 
-def test_of_many_who_begin_at_once_one_does(door: Door) -> None:
+def test_of_many_who_begin_at_once_one_does(door: Door, started: list[Process]) -> None:
     """However many ask in the same moment: one operation, one process."""
-    begun_before = len(STARTED)
     answers: list[httpx.Response] = []
     gate = threading.Barrier(6)
 
@@ -481,7 +472,7 @@ def test_of_many_who_begin_at_once_one_does(door: Door) -> None:
         thread.join(HANG_S)
     # A diff takes longer than to ask; should one have ended before another asked, that is begun too.
     accepted = [answer.json() for answer in answers if answer.status_code == 202]
-    assert len(accepted) == len(STARTED) - begun_before >= 1
+    assert len(accepted) == len(started) >= 1
     assert {problem(answer) for answer in answers if answer.status_code != 202} <= {(409, "operation_under_way")}
     for one in accepted:
         assert ended(door, one)["state"] == "done"

@@ -1,7 +1,5 @@
 """Rebuilds and diffs that are begun, looked at and cancelled from the console."""
 
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,23 +14,10 @@ from creditfold.projections.access.operations import running as taken
 from creditfold.projections.connections import connected
 from helpers.console import Visitor, links_of, text_of
 from helpers.doors import Door
-from helpers.fork_server import Process
 from helpers.holds import gate_in
 from helpers.support import HANG_S, query
 
 stack = pytest.mark.stack
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _forked() -> Iterator[None]:
-    """The processes of operations are forked."""
-
-    def start(arguments: list[str], *, start_new_session: bool, **options: Any) -> Process:
-        return Process(arguments[1:], env=dict(os.environ), **options)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(operations, "Popen", start)
-        yield
 
 
 def begun(visitor: Visitor, path: str, **fields: str) -> str:

@@ -1,11 +1,12 @@
 """An HTTP door on a ledger of its own, with a worker: made once for a module, for accounts of each test's own."""
 
 import json
+import os
 import socket
 import struct
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -19,12 +20,14 @@ from creditfold.api.server import Server, config_of, listening
 from creditfold.common.settings import Settings
 from creditfold.common.waiting import wait_until
 from creditfold.console.app import install
+from creditfold.processors import operations
 from creditfold.processors.startup import prepare_ledger
 from creditfold.projections.access.audit import Actor
 from creditfold.projections.access.keys import NewKey, create_key
 from creditfold.projections.access.scopes import SCOPES
 from creditfold.projections.connections import connected
 from helpers.bulk_lines import see_documented
+from helpers.fork_server import Process
 from helpers.ledgers import new_database, patience, topics_made, with_topics_of_its_own
 from helpers.stack_under_test import StackUnderTest, free_port
 from helpers.support import HANG_S, worker
@@ -80,6 +83,27 @@ def serving(settings: Settings, *, is_open: bool = False, port: int | None = Non
 
 
 @contextmanager
+def forked_operations(program: Sequence[str] = ()) -> Iterator[list[Process]]:
+    """Have the doors of this process fork what they start for an operation, for a block; gives what they started.
+
+    That it is started as a process of its own is tried by a door of its own, in tests/api/test_generations.py.
+
+    Args:
+        program: what runs it, if not Python alone.
+    """
+    started: list[Process] = []
+
+    def start(arguments: Sequence[str], *, start_new_session: bool, **options: Any) -> Process:
+        assert start_new_session
+        started.append(Process([*program, *arguments[1:]], env=dict(os.environ), **options))
+        return started[-1]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(operations, "Popen", start)
+        yield started
+
+
+@contextmanager
 def open_door(stack: StackUnderTest, folder: Path, **options: Any) -> Iterator[Door]:
     """A door on a ledger of its own, with a worker that folds it, started with the options."""
     with (
@@ -92,7 +116,7 @@ def open_door(stack: StackUnderTest, folder: Path, **options: Any) -> Iterator[D
         patched.setattr(append, "CONFIRM_S", HANG_S)
         settings = own.model_copy(update={"searchable_metadata": "order"})
         prepare_ledger(settings)
-        with worker(settings, folder, **options), serving(settings) as url:
+        with worker(settings, folder, **options), forked_operations(), serving(settings) as url:
             door = Door(settings, url)
             with door.http:
                 yield door
