@@ -41,7 +41,7 @@ from creditfold.client.answers import AcceptedAnswer, OutcomeAnswer, ReadyAnswer
 from creditfold.projections.access.scopes import SCOPES
 from helpers.cutting_proxy import CuttingProxy
 from helpers.doors import Door
-from helpers.node import need_node
+from helpers.node import BRIEF_NPM, need_node
 from helpers.pages import blocks
 from helpers.published import decoded
 from helpers.support import HANG_S, ROOT, ran, read_log
@@ -244,7 +244,7 @@ def typescript(tmp_path: Path) -> Path:
 def test_typescript_has_the_types_and_charges_once(proxy: CuttingProxy, text: str, typescript: Path) -> None:
     """As the quick start says it; its types are those of the document, and a wrong field doesn't compile."""
     (shown,) = (block.text for block in blocks(ROOT / "docs" / "quickstart.md") if block.language == "sh")
-    variables = {**os.environ, "LEDGER_URL": proxy.url, "LEDGER_KEY": text}
+    variables = {**os.environ, **BRIEF_NPM, "LEDGER_URL": proxy.url, "LEDGER_KEY": text}
     sh = partial(ran, "sh", "-ec", env=variables)
     proxy.cut_answers = 1
     done = sh(shown, cwd=typescript.parents[1])

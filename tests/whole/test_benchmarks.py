@@ -7,14 +7,17 @@ import random
 import subprocess
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg
 import pytest
 
+from helpers.fork_server import Process
 from helpers.imports import read
 from helpers.stack_under_test import JARS, StackUnderTest
 from helpers.support import HANG_S, ROOT, query
@@ -52,6 +55,25 @@ from creditfold.projections.connections import connected, snapshot
 def servers(stack: StackUnderTest) -> Settings:
     """Settings of servers that run."""
     return stack.settings
+
+
+class Forked(psutil.Popen):
+    """A process of `creditfold` as a benchmark starts it, but for the time that its imports take."""
+
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        # By the names that psutil has for them.
+        self._Popen__subproc = Process(command[1:], **options)
+        self._init(self._Popen__subproc.pid, _ignore_nsp=True)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; psutil would wait for a child, which it isn't."""
+        return self._Popen__subproc.wait(timeout)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that a benchmark starts are forked: not for one that measures a process from its start."""
+    monkeypatch.setattr(psutil, "Popen", Forked)
 
 
 #: A benchmark that waits in its middle, and says what it has started.
@@ -267,6 +289,7 @@ def test_the_baseline_decides_each_operation_once(servers: Settings) -> None:
 
 
 @pytest.mark.stack
+@pytest.mark.usefixtures("forked")
 def test_the_fold_is_measured_beside_the_baseline(servers: Settings) -> None:
     """Rates, ratios, bytes: nothing is missing that the report shows."""
     options = Namespace(commands=2_000, accounts=100, workers=1, seed=1)
@@ -306,6 +329,7 @@ def _but_for_time(command: Command) -> dict[str, object]:
 
 
 @pytest.mark.stack
+@pytest.mark.usefixtures("forked")
 def test_latency_is_measured_for_every_command(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that was appended is seen, by ours and by the baseline, in accounts that were granted something first."""
     monkeypatch.setattr(latency, "PATIENCE_S", HANG_S)
@@ -328,6 +352,7 @@ def test_latency_is_measured_for_every_command(servers: Settings, monkeypatch: p
 
 
 @pytest.mark.stack
+@pytest.mark.usefixtures("forked")
 def test_requests_are_measured_from_when_they_are_due(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its answer and its cost, and each line of many; what is reported says which goals are met."""
     monkeypatch.setattr(door, "WARM_UP_S", 0.5)
@@ -371,6 +396,7 @@ for _ in range(2):
 
 
 @pytest.mark.stack
+@pytest.mark.usefixtures("forked")
 def test_growth_is_measured_with_accounts_that_are_there(servers: Settings) -> None:
     """Copied accounts are as good as folded ones: the fold spends from their lots."""
     options = Namespace(commands=500, accounts=[300], log=load.PLAIN)
@@ -380,6 +406,7 @@ def test_growth_is_measured_with_accounts_that_are_there(servers: Settings) -> N
 
 
 @pytest.mark.stack
+@pytest.mark.usefixtures("forked")
 def test_growth_is_measured_over_a_long_log(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """To its end, in stretches that follow each other; a fold that outruns the looks has fewer."""
     half, first = 1_000, list[dict[str, float]]()
@@ -402,6 +429,7 @@ def test_growth_is_measured_over_a_long_log(servers: Settings, monkeypatch: pyte
 
 
 @pytest.mark.stack
+@pytest.mark.usefixtures("forked")
 def test_a_rebuild_is_measured_behind_a_live_fold_of_its_log(servers: Settings) -> None:
     """The ratio is that of both rates, and the rebuild came to the same."""
     with ledger(servers, "pair") as own:
@@ -441,6 +469,7 @@ def test_searches_and_what_they_cost_the_fold_are_measured(servers: Settings) ->
 
 
 @pytest.mark.stack
+@pytest.mark.usefixtures("forked")
 def test_each_page_of_the_console_is_measured(servers: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has what it is to show: pages that are larger in a larger ledger are bounded here too."""
     for name in ("HOLDS", "TRANSFERS", "ASSETS", "NOISE", "ACCOUNTS"):

@@ -102,11 +102,12 @@ def test_the_demo_writes_into_no_log_of_yours(ledger_settings: Settings) -> None
         run_demo(ledger_settings)
 
 
-@pytest.fixture
-def small_file(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The commands of a few customers of the real history."""
-    target = tmp_path / COMMANDS_FILE
-    history = fetched_history(tmp_path).splitlines()
+    folder = tmp_path_factory.mktemp("history")
+    target = folder / COMMANDS_FILE
+    history = fetched_history(folder).splitlines()
     convert(parse_history("\n".join(history[:2_000])), target)
     return target
 

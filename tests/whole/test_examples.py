@@ -16,7 +16,7 @@ from creditfold.common.settings import Settings
 from creditfold.processors.startup import prepare_ledger
 from creditfold.producers import CommandProducer, Grant, Spend
 from helpers.ledgers import topics_made
-from helpers.node import need_node, shown, version_of
+from helpers.node import BRIEF_NPM, need_node, shown, version_of
 from helpers.support import HANG_S, ROOT, environment, publisher, query, ran, worker
 
 EXAMPLES = ROOT / "examples"
@@ -84,7 +84,7 @@ class Readme:
         self.commands = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         (self.printed,) = re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         # The JVM reads its arguments by the locale.
-        self.environment = environment(settings) | {"LC_ALL": "C.UTF-8"}
+        self.environment = environment(settings) | BRIEF_NPM | {"LC_ALL": "C.UTF-8"}
 
     def run(self, commands: str) -> str:
         """What commands print."""
