@@ -217,7 +217,9 @@ class Daemon:
 
 def _lives(record: ProcessRecord) -> bool:
     _reap(record.pid)
-    return start_time(record.pid) == record.started
+    started = start_time(record.pid)
+    # A child that ends shows as a zombie before the last of its threads has ended, and until then it holds its ports.
+    return started == record.started or (started is None and record.pid in _children)
 
 
 def _reap(pid: int) -> None:

@@ -323,6 +323,25 @@ def test_who_ignores_sigterm_is_killed(daemon: Daemon, tmp_path: Path) -> None:
     assert start_time(pid) is None
 
 
+#: Ends its main thread alone, by the system's own call.
+HEADLESS = [
+    sys.executable,
+    "-c",
+    "import ctypes, os, threading, time; threading.Thread(target=time.sleep, args=(600,)).start();"
+    "print('on', flush=True); ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[os.uname().machine], 0)",
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its threads are Linux's")
+def test_a_daemon_has_ended_with_the_last_of_its_threads(daemon: Daemon, tmp_path: Path) -> None:
+    """Before, the system shows a zombie of it, which still has its ports; afterwards, nothing of it is left."""
+    pid = started(daemon, HEADLESS, tmp_path)
+    assert wait_until(lambda: start_time(pid) is None, HANG_S)
+    assert daemon.pid == pid
+    assert daemon.stop([]) is True
+    assert not Path(f"/proc/{pid}").exists()
+
+
 def test_a_pid_that_went_to_a_stranger_is_not_signalled(daemon: Daemon, tmp_path: Path) -> None:
     """The record names a pid and a start; a process with the pid alone is another's."""
     stranger = subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL)
