@@ -1,5 +1,6 @@
 """The Makefile's own words: what it says where the Python that it was given can't be used."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -36,10 +37,23 @@ def test_an_environment_of_an_older_python_is_refused_at_once(tmp_path: Path) ->
     assert f"try: rm -rf {tmp_path}" in done.stderr
 
 
+SITE = importlib.metadata.distribution("pip").locate_file("")
+#: A Python whose environments have a copy of this one's pip, which takes a tenth of the time of Python's own copy. That
+#: comes to the other environment that is made here.
+QUICK = f"""\
+case "$2" in venv)
+    "{sys.executable}" -m venv --without-pip "$3"
+    exec cp -R "{SITE}"/pip "{SITE}"/pip-*.dist-info "$3"/lib/python*/site-packages
+esac
+exec "{sys.executable}" "$@"
+"""
+
+
 @pytest.mark.usefixtures("without_index")
 def test_an_install_that_fails_says_what_to_do_next(tmp_path: Path) -> None:
     """After pip's own words; nothing is taken for installed."""
-    done = make(f"{tmp_path}/venv/.installed", f"VENV={tmp_path}/venv", f"PYTHON={sys.executable}")
+    write_program(tmp_path / "python", QUICK)
+    done = make(f"{tmp_path}/venv/.installed", f"VENV={tmp_path}/venv", f"PYTHON={tmp_path}/python")
     assert done.returncode == 2
     assert "No matching distribution found for setuptools" in done.stderr
     assert "error: pip could not install what is needed; what it says is above.\ntry: mend the network" in done.stderr
