@@ -149,7 +149,9 @@ class KafkaAdmin:
         self._last_error = _LastError()
         # librdkafka prints each failed connection to standard error; the reason goes into our error instead.
         quiet: dict[str, Any] = {"log_level": 0, "error_cb": self._last_error.record}
-        quiet |= {"reconnect.backoff.max.ms": RECONNECT_MS}
+        # By default a question to a broker that is gone has librdkafka connect again and again, without its pauses: a
+        # core's whole time until another leads. Not so where it keeps a connection to each.
+        quiet |= {"reconnect.backoff.max.ms": RECONNECT_MS, "enable.sparse.connections": False}
         self.client = AdminClient({**settings.kafka_client, **quiet})
 
     def ask(self, question: Callable[[], T], topic: str = "") -> T:
