@@ -45,13 +45,24 @@ _UNREACHABLE = {
 }
 
 
-# A partition that was just made or has just moved: the metadata names a leader that doesn't know of it yet, or none.
+# What passes, by Kafka's protocol. A partition that was just made or has just moved: the metadata names a leader that
+# doesn't know of it yet, or none, or one that doesn't know yet how much of it is committed.
 _MOVING = {
     KafkaError._NOENT,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError.ELIGIBLE_LEADERS_NOT_AVAILABLE,
+    # A group, and the cluster itself, are led by a broker too; and one whose disk fails leads nothing any more.
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.NOT_CONTROLLER,
+    KafkaError.KAFKA_STORAGE_ERROR,
+    KafkaError.NETWORK_EXCEPTION,
     # The client had asked a broker by its address, and drops that when it hears of the same one by its id.
     KafkaError._DESTROY_BROKER,
 }
@@ -113,7 +124,7 @@ class TopicMissingError(TopicError):
 
 
 class LeaderMissingError(TopicError):
-    """A partition has no leader yet, or the broker that leads it has only just come up."""
+    """What is asked about has no leader yet, or the broker that leads it has only just come up."""
 
 
 class KafkaUnavailableError(ResourceError):

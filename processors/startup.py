@@ -10,7 +10,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exp
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.position import Log
 from creditfold.common.settings import Settings
-from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError
+from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError, LeaderMissingError
 from creditfold.log.origin import refuse_old_log
 from creditfold.log.topics import TopicInfo, describe_topic, topic_problems
 from creditfold.processors.heartbeat import Signs
@@ -31,17 +31,18 @@ def wait_until_ready(settings: Settings, signs: Signs) -> Log:
 
 
 def when_available(settings: Settings, question: Callable[[], T], signs: Signs) -> T:
-    """Ask again, with growing pauses, for as long as Kafka or PostgreSQL is away, and let the signs show it."""
+    """Ask again, with growing pauses, for as long as Kafka, a leader in it or PostgreSQL is away; the signs show it."""
+    of_kafka = (KafkaUnavailableError, LeaderMissingError)
 
     def say_why(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         why = error.message if isinstance(error, CreditfoldError) else str(error)
-        signs.waits_for("Kafka" if isinstance(error, KafkaUnavailableError) else "PostgreSQL", why)
+        signs.waits_for("Kafka" if isinstance(error, of_kafka) else "PostgreSQL", why)
         log.warning("waiting", why=why)
 
     retrying = Retrying(
         wait=wait_exponential(multiplier=0.2, max=settings.retry_max_s) + wait_random(0, 0.1),
-        retry=retry_if_exception_type((KafkaUnavailableError, PostgresUnavailableError)),
+        retry=retry_if_exception_type((*of_kafka, PostgresUnavailableError)),
         before_sleep=say_why,
         reraise=True,
     )

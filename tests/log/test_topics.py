@@ -269,6 +269,11 @@ def test_a_client_that_is_kept_finds_a_kafka_that_is_back(
         assert kept._last_error.reason == ""
 
 
+#: What Kafka's protocol calls retriable of the answers to an administration client, by their numbers there; but for a
+#: topic that isn't known, which has a meaning of its own, and for a request that took too long.
+PASSING = (5, 6, 9, 13, 14, 15, 16, 41, 56, 74, 75, 78, 83)
+
+
 def test_a_partition_that_is_moving_is_asked_again(ledger_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kafka names a new partition's leader before the leader knows of it, and its leaders are looked up each time."""
     answers: list[int] = []
@@ -282,8 +287,9 @@ def test_a_partition_that_is_moving_is_asked_again(ledger_settings: Settings, mo
         return "answer"
 
     # The last is the client's own, of an answer that named no leader at all.
-    answers[:] = [KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.FENCED_LEADER_EPOCH, KafkaError._NOENT]
-    assert client.ask(question) == "answer"
+    for code in (*PASSING, KafkaError._NOENT):
+        answers.append(code)
+        assert client.ask(question) == "answer"
     # Its broker died, and another one leads.
     answers[:] = [KafkaError._TIMED_OUT, KafkaError.REQUEST_TIMED_OUT]
     assert client.ask(question) == "answer"

@@ -25,6 +25,7 @@ from creditfold.log.offsets import end_offsets
 from creditfold.log.partitioner import partition_of
 from creditfold.log.tail import OpenTransactionError
 from creditfold.log.topics import describe_topic, topic_names
+from creditfold.processors.heartbeat import Signs
 from creditfold.processors.publisher import main as processors_publisher
 from creditfold.processors.publisher import messages as outcomes
 from creditfold.processors.publisher.group import outcomes_group
@@ -37,6 +38,7 @@ from creditfold.processors.publisher.partition import (
     with_smaller_messages,
 )
 from creditfold.processors.rebuild.steps import ActivationOptions, Request, activate, rebuild
+from creditfold.processors.startup import when_available
 from creditfold.projections.queries import windows as outbox_queries
 from creditfold.projections.queries.windows import DeadRow, JournalRow
 from creditfold.projections.tables.source import LogChangedError
@@ -340,6 +342,20 @@ def test_a_partition_without_a_leader_is_waited_for(
     monkeypatch.setattr(processors_publisher, "CHECK_EVERY_S", 0.0)
     lone._watch_topics()
     assert isinstance(lone._wrong, TopicMissingError)
+
+
+def test_a_process_waits_at_its_start_for_whoever_leads() -> None:
+    """For a partition without a leader as for a Kafka that is away, and not for a topic that isn't there."""
+    signs, found = Signs(), [TopicMissingError("gone"), KafkaUnavailableError("away"), LeaderMissingError("none")]
+    shown = []
+
+    def question() -> str:
+        shown.append(signs.sign("publisher").waits_for)
+        raise found.pop()
+
+    with pytest.raises(TopicMissingError):
+        when_available(Settings(retry_max_s=0.01), question, signs)
+    assert shown == ["", "Kafka: none", "Kafka: away"]
 
 
 def test_what_is_published_while_kafka_says_where_a_topic_ends_is_not_lost(
