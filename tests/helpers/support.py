@@ -31,6 +31,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from creditfold.common.errors import CreditfoldError
 from creditfold.common.settings import READER, Settings
 from creditfold.common.waiting import wait_until
+from creditfold.log import admin
 from creditfold.log.admin import KafkaAdmin, KafkaUnavailableError
 from creditfold.log.offsets import end_offsets, start_offsets
 from creditfold.log.topics import create_topics, describe_log
@@ -521,11 +522,8 @@ def _bounds(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
             time.sleep(0.05)
 
 
-#: What Kafka answers while a broker that was away comes back.
-NO_LEADER = {
-    *(KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN),
-    *(KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION),
-}
+#: What Kafka answers while a broker that was away comes back: what passes, or nothing.
+NO_LEADER = {*admin._MOVING, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN}
 
 
 def read_log(settings: Settings) -> list[Seen]:

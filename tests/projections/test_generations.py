@@ -181,7 +181,7 @@ def test_activating_switches_readers_and_workers(folded: Settings, tmp_path: Pat
 def test_readers_never_see_an_older_position(folded: Settings, tmp_path: Path) -> None:
     """Positions that readers see go up only, while generations are switched to and fro and a worker folds."""
     rebuild(folded, Request(), WATCH)
-    # They read without a pause, which costs two processors: not while a worker comes up or ends.
+    # They read all the time, which costs two processors: not while a worker comes up or ends.
     with worker(folded, tmp_path):
         append(folded, history(20, 9, 8_000))
         wait_until_folded(folded)
